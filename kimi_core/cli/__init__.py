@@ -1,0 +1,1 @@
+"""The kimi-mitm command line."""

@@ -1,0 +1,276 @@
+"""What passes between the proxy and a provider: heads, attempts, answers and verdicts.
+
+A client's request becomes an *exchange*. It offers *attempts*; each attempt gets an *answer*; the exchange
+gives a *verdict* on it::
+
+    provider.open(head, route) ──> Exchange | Reply          the head is known; a token is fetched here
+    exchange.prepare(body)     ──> Attempt | Reply           the body is known; it is rewritten here
+        proxy sends the attempt
+    exchange.holds(head)       ──> False: relay it, through exchange.converter(head) where there is one
+                                   True:  keep it back, read its body (bounded), then
+    exchange.judge(answer)     ──> Retry(attempt) | Relay | Reply
+
+After the first byte has gone to the client there is no verdict any more, only `Converter.fail`.
+Nothing here knows mitmproxy, and nothing in `proxy` knows a provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kimi_core.errors import KimiMitmError, anthropic_body, openai_body
+
+JSON = "application/json"
+
+
+class Headers:
+    """An ordered, case-insensitive, immutable list of header fields (RFC 9110 §5); names keep their spelling."""
+
+    __slots__ = ("_pairs",)
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        self._pairs = tuple(pairs)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Headers) and self._pairs == other._pairs
+
+    def __hash__(self) -> int:
+        return hash(self._pairs)
+
+    def __repr__(self) -> str:
+        return f"Headers({[name for name, _ in self._pairs]})"  # names only: values may be secrets
+
+    def __contains__(self, name: str) -> bool:
+        return self.get(name) is not None
+
+    def get(self, name: str) -> str | None:
+        """Return the first value of *name*, or None."""
+        wanted = name.lower()
+        return next((value for key, value in self._pairs if key.lower() == wanted), None)
+
+    def get_all(self, name: str) -> list[str]:
+        """Return every value of *name* in order."""
+        wanted = name.lower()
+        return [value for key, value in self._pairs if key.lower() == wanted]
+
+    def where(self, keep: Callable[[str], bool]) -> Headers:
+        """Return the fields whose lower-cased name *keep* accepts."""
+        return Headers(pair for pair in self._pairs if keep(pair[0].lower()))
+
+    def without(self, *names: str) -> Headers:
+        """Return a copy that has none of *names*."""
+        gone = {name.lower() for name in names}
+        return self.where(lambda name: name not in gone)
+
+    def plus(self, *pairs: tuple[str, str]) -> Headers:
+        """Return a copy in which *pairs* replace the fields of those names, in place of the first or at the end."""
+        new = {name.lower(): (name, value) for name, value in pairs}
+        out: list[tuple[str, str]] = []
+        for name, value in self._pairs:
+            key = name.lower()
+            if key not in new:
+                out.append((name, value))
+            elif (pair := new[key]) not in out:
+                out.append(pair)
+        have = {name.lower() for name, _ in out}
+        return Headers([*out, *(pair for key, pair in new.items() if key not in have)])
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """A client's request without its body. `path` carries the query; `peer` is the client's IP address."""
+
+    method: str
+    scheme: str
+    host: str
+    port: int
+    path: str
+    headers: Headers
+    peer: str = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One request to send upstream.
+
+    `headers` is what the flow may show, with a label such as ``Bearer [kimi]`` in place of a secret;
+    `secrets` maps a header name to the value that goes onto the wire instead (design: Seal).
+    `body` None leaves the client's own bytes alone (streamed uploads).
+    """
+
+    method: str
+    scheme: str
+    host: str
+    port: int
+    path: str
+    headers: Headers
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerHead:
+    """Status and header fields of an upstream answer."""
+
+    status: int
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for an attempt that was held: a head with its (bounded) body, or an error and no head.
+
+    `body` is decoded of any content-encoding. `complete` is False where the body was cut by a bound or a time
+    limit. `error` is the transport's own sentence: connection refused, reset, closed without an answer.
+    """
+
+    head: AnswerHead | None
+    body: bytes = field(default=b"", repr=False)
+    complete: bool = True
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Send *attempt* next; `why` is one short phrase for the flow ("401, refreshed")."""
+
+    attempt: Attempt
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """Give the client the held answer as it is, plus `extra` header fields."""
+
+    extra: Headers = field(default_factory=Headers)
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer the client ourselves."""
+
+    status: int
+    headers: Headers
+    body: bytes = field(repr=False)
+    why: str = ""
+
+
+type Verdict = Retry | Relay | Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds to wait for the first byte of an answer and between two bytes of it; None = no limit."""
+
+    first_byte: float | None = None
+    idle: float | None = None
+
+
+@dataclass(slots=True)
+class Story:
+    """What one exchange has to tell for the flow: facts for the comment, repairs for the mark.
+
+    `facts` is ordered and short ("model": "k3", "effort": "high"); `repairs` counts by name what was mended in
+    the request; neither ever holds prompt text or a secret.
+    """
+
+    provider: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    repairs: dict[str, int] = field(default_factory=dict)
+
+
+class Converter(Protocol):
+    """Turns answer bytes into client bytes while they stream. Total: it never raises."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what came, return what may go out now (b"" for nothing yet)."""
+        ...
+
+    def finish(self) -> bytes:
+        """Say that the answer has ended; return what is left to send."""
+        ...
+
+    def fail(self, error: KimiMitmError) -> bytes:
+        """Say that the answer was cut; return what is left, and an error frame in the client's dialect."""
+        ...
+
+
+class Exchange(Protocol):
+    """One client request on its way through one provider."""
+
+    story: Story
+    limits: Limits
+    attempt: Attempt
+    buffers_body: bool
+    """True: the whole body is read and given to `prepare`. False: it is streamed past, `attempt` stands."""
+    max_body: int
+    """Bytes of body that are read at the most when `buffers_body`."""
+
+    def prepare(self, body: bytes) -> Attempt | Reply:
+        """Rewrite the body; called once, before anything is sent upstream, and only when `buffers_body`."""
+        ...
+
+    def holds(self, head: AnswerHead) -> bool:
+        """Tell whether this answer is kept from the client until it is judged."""
+        ...
+
+    def converter(self, head: AnswerHead) -> tuple[AnswerHead, Converter] | None:
+        """For an answer that is relayed: the head the client gets and the converter of its body, or None."""
+        ...
+
+    async def judge(self, answer: Answer) -> Verdict:
+        """Give the verdict on a held answer or a failed attempt."""
+        ...
+
+    def refuse(self, error: KimiMitmError) -> Reply:
+        """Return *error* in this client's dialect."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request belongs: `operation` is the provider's own name for the endpoint ("chat", "models" …).
+
+    `scheme`, `host`, `port`, `path` say where it goes upstream; `dialect` is "openai" or "anthropic";
+    `local` is True for a request on the proxy's own port.
+    """
+
+    provider: str
+    operation: str
+    dialect: str
+    scheme: str
+    host: str
+    port: int
+    path: str
+    local: bool = False
+
+
+class Provider(Protocol):
+    """A service behind the proxy."""
+
+    name: str
+
+    def route(self, head: RequestHead, *, local: bool) -> Route | None:
+        """Tell whether this request is for the provider, and which endpoint it wants; pure."""
+        ...
+
+    async def open(self, head: RequestHead, route: Route) -> Exchange | Reply:
+        """Begin an exchange: log-in state is checked and the token refreshed ahead of time here."""
+        ...
+
+
+def reply_for(error: KimiMitmError, dialect: str, extra: Headers | None = None) -> Reply:
+    """Return *error* as a JSON reply in *dialect*, with ``x-kimi-mitm-reason`` set to its code."""
+    body = anthropic_body(error) if dialect == "anthropic" else openai_body(error)
+    headers = Headers([("content-type", JSON), ("x-kimi-mitm-reason", error.code), *(extra or ())])
+    return Reply(error.status, headers, body, why=error.code)

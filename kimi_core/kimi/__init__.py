@@ -1,0 +1,1 @@
+"""The Kimi Code provider: identity, login, request rewriting, answers (protocol: kimi.com coding plan)."""

@@ -1,0 +1,87 @@
+"""Facts of the Kimi Code service that do not depend on an identity (protocol: kimi.md §0, §1)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from kimi_core.errors import ConfigError
+
+CLIENT_ID = "17e5f671-d194-4dfb-9706-5516cb48c098"  # public; the same in both regions and in every official client
+DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"  # RFC 8628 §3.4
+MODEL_ALIAS = "kimi-for-coding"
+LOCAL_PREFIX = "/kimi/"  # the local endpoint: http://127.0.0.1:PORT/kimi/v1/…
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place to log in and to send requests to.
+
+    `slot` names the stored login; `oauth` is an origin (``https://auth.kimi.com``); `base` is the API base with its
+    path (``https://api.kimi.com/coding/v1``), both without a trailing slash.
+    """
+
+    slot: str
+    oauth: str
+    base: str
+
+    @property
+    def scheme(self) -> str:
+        """Scheme of the API."""
+        return urlsplit(self.base).scheme
+
+    @property
+    def host(self) -> str:
+        """Host name of the API, lower case."""
+        return urlsplit(self.base).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """Port of the API."""
+        parts = urlsplit(self.base)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def path(self) -> str:
+        """Path of the API base (``/coding/v1``)."""
+        return urlsplit(self.base).path
+
+
+REGIONS: dict[str, Site] = {
+    "cn": Site("kimi.com", "https://auth.kimi.com", "https://api.kimi.com/coding/v1"),
+    "global": Site("kimi.ai", "https://auth.kimi.ai", "https://api.kimi.ai/coding/v1"),
+}
+
+
+def site_for(region: str, environ: Mapping[str, str] = os.environ) -> Site:
+    """Return the site of *region* with kimi-cli's overrides from the environment (kimi.md §1.1).
+
+    KIMI_CODE_OAUTH_HOST, else KIMI_OAUTH_HOST, replaces the login origin; KIMI_CODE_BASE_URL the API base. An
+    overridden site has a login slot of its own, so that a token of one place is never sent to another.
+    Raises ConfigError for anything but https, or http to a loopback address.
+    """
+    home = REGIONS[region]
+    oauth = (environ.get("KIMI_CODE_OAUTH_HOST") or environ.get("KIMI_OAUTH_HOST") or home.oauth).rstrip("/")
+    base = (environ.get("KIMI_CODE_BASE_URL") or home.base).rstrip("/")
+    if (oauth, base) == (home.oauth, home.base):
+        return home
+    for url in (oauth, base):
+        _check(url)
+    slot = "@".join(dict.fromkeys(urlsplit(url).netloc.lower().replace(":", "_") for url in (base, oauth)))
+    return Site(slot, oauth, base)
+
+
+def sites(region: str, environ: Mapping[str, str] = os.environ) -> tuple[Site, ...]:
+    """Return every site that is served: that of *region* (with its overrides) first, then the other regions."""
+    first = site_for(region, environ)
+    return (first, *(site for site in REGIONS.values() if site.host != first.host))
+
+
+def _check(url: str) -> None:
+    parts = urlsplit(url)
+    plain = parts.scheme == "http" and parts.hostname in LOOPBACK
+    if not parts.hostname or not (parts.scheme == "https" or plain):
+        raise ConfigError(f"{url!r} is no https address; plain http is taken only for this machine itself.")

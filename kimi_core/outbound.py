@@ -1,0 +1,72 @@
+"""HTTP clients for calls of the program's own (OAuth, models, usages).
+
+They go out directly, never through the proxy itself, with verified TLS, and follow the settings that mitmproxy's
+own upstream legs follow: the upstream proxy of ``mode: upstream:…`` and the trusted CA options. The environment
+(HTTPS_PROXY, SSL_CERT_FILE) is deliberately not read: in a client's shell it points back at this proxy.
+"""
+
+from __future__ import annotations
+
+import base64
+import ssl
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import certifi
+import httpx
+
+from kimi_core.errors import ConfigError
+
+CONNECT_TIMEOUT = 15.0  # kimi-cli: connect 15 s, read 60 s, total 120 s (utils/aiohttp.py)
+READ_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """How calls leave this machine.
+
+    `proxy` is a URL (``http://host:port``) or None; `proxy_auth` is ``user:password`` or None; `ca_file` and
+    `ca_dir` name extra trust as mitmproxy's ssl_verify_upstream_trusted_ca and …_confdir do (they replace the
+    bundled roots there, so they do here).
+    """
+
+    proxy: str | None = None
+    proxy_auth: str | None = None
+    ca_file: str | None = None
+    ca_dir: str | None = None
+
+    def to_json(self) -> dict[str, str | None]:
+        """Return the fields for another process."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Outbound:
+        """Inverse of `to_json`."""
+        return cls(**data)
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Return a verifying TLS context. Raises ConfigError where the CA files cannot be read."""
+        if not (self.ca_file or self.ca_dir):
+            return ssl.create_default_context(cafile=certifi.where())
+        try:
+            return ssl.create_default_context(cafile=self.ca_file, capath=self.ca_dir)
+        except (OSError, ssl.SSLError) as error:
+            where = self.ca_file or self.ca_dir
+            raise ConfigError(f"The trusted CA {where} cannot be read: {error}.") from error
+
+    def client(self) -> httpx.AsyncClient:
+        """Return a client that follows these settings; the caller closes it. No redirects, no cookies kept."""
+        proxy = None
+        if self.proxy:
+            headers = {}
+            if self.proxy_auth:
+                token = base64.b64encode(self.proxy_auth.encode()).decode()
+                headers["Proxy-Authorization"] = f"Basic {token}"
+            proxy = httpx.Proxy(self.proxy, headers=headers)
+        return httpx.AsyncClient(
+            verify=self.ssl_context(),
+            proxy=proxy,
+            trust_env=False,
+            follow_redirects=False,
+            timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
+        )

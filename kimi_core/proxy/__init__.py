@@ -1,0 +1,1 @@
+"""The mitmproxy side: the only package that imports mitmproxy."""

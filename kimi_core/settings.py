@@ -1,0 +1,133 @@
+"""Every option once: name, type, default, help.
+
+mitmproxy's options are declared from these fields (`mitmdump --options` prints them), and the command line reads
+the same names from the user's mitmproxy configuration, so that both sides of the program agree. mitmproxy knows
+only str, int, bool and lists of str: hence plain types here and validation on top.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Annotated, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from kimi_core.errors import ConfigError
+
+type Identity = Literal["kimi-cli", "kimi-code", "own"]
+type Thinking = Literal["plugin", "kimi-cli", "kimi-code"]
+type Region = Literal["cn", "global"]
+
+
+class Settings(BaseModel):
+    """The options of the addon, validated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kimi_region: Annotated[
+        Literal["cn", "global"],
+        Field(
+            description="Where your Kimi Code plan lives: cn = kimi.com, global = kimi.ai. Logins are kept apart; "
+            "requests to api.kimi.com and api.kimi.ai use the login of their own region whatever this says."
+        ),
+    ] = "cn"
+    kimi_identity: Annotated[
+        Literal["kimi-cli", "kimi-code", "own"],
+        Field(
+            description="How requests identify themselves: as kimi-cli, as its successor Kimi Code, or honestly as "
+            "this program (which the service may refuse)."
+        ),
+    ] = "kimi-cli"
+    kimi_thinking: Annotated[
+        Literal["plugin", "kimi-cli", "kimi-code"],
+        Field(
+            description="How an effort is put into the request: plugin = thinking and reasoning_effort, kimi-cli = "
+            "thinking on or off only, kimi-code = thinking.effort as far as the model lists it."
+        ),
+    ] = "plugin"
+    kimi_keep_own_key: Annotated[
+        bool,
+        Field(description="Leave requests alone that carry an API key of the client's own (sk-…)."),
+    ] = False
+    kimi_keep_headers: Annotated[
+        list[str],
+        Field(
+            description="Names of client headers to let through although they are not part of the identity in use; "
+            "all others of the client's own are removed."
+        ),
+    ] = []
+    kimi_parent_cache_key: Annotated[
+        bool,
+        Field(description="Give the requests of a sub-agent the prompt cache key of the session that started it."),
+    ] = True
+    kimi_clamp_tokens: Annotated[
+        bool,
+        Field(description="Lower max_completion_tokens to what is left of the model's context."),
+    ] = False
+    kimi_max_body: Annotated[
+        int,
+        Field(ge=1, description="Largest chat request that is read, in MiB; a larger one gets a 400."),
+    ] = 64
+    kimi_first_byte_timeout: Annotated[
+        int,
+        Field(ge=0, description="Seconds to wait for the head of an answer; 0 = no limit."),
+    ] = 0
+    kimi_idle_timeout: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Seconds of silence within an answer after which it is ended with an error event; 0 = no limit.",
+        ),
+    ] = 0
+    kimi_record_limit: Annotated[
+        int,
+        Field(ge=0, description="KiB of a streamed answer that a flow keeps for inspection; 0 = keep nothing."),
+    ] = 8192
+    kimi_client_key: Annotated[
+        str,
+        Field(
+            description="Key that clients must send as their API key. Empty: none is asked of programs on this machine. "
+            "auto: one is made at first start and kept with the logins (`kimi-mitm status` shows where)."
+        ),
+    ] = ""
+    kimi_allow_clients: Annotated[
+        list[str],
+        Field(
+            description="Networks besides this machine whose clients may use the proxy (10.0.0.0/24); "
+            "asks for kimi_client_key."
+        ),
+    ] = []
+    kimi_intercept_all: Annotated[
+        bool,
+        Field(description="Decrypt every host, not only those that are served here."),
+    ] = False
+
+    @field_validator("kimi_allow_clients")
+    @classmethod
+    def _networks(cls, value: list[str]) -> list[str]:
+        for network in value:
+            ipaddress.ip_network(network)
+        return value
+
+    def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """Return the networks of `kimi_allow_clients`."""
+        return [ipaddress.ip_network(network) for network in self.kimi_allow_clients]
+
+
+def choices(name: str) -> tuple[str, ...] | None:
+    """Return the values that option *name* can take, or None where it is free."""
+    annotation = Settings.model_fields[name].annotation
+    return get_args(annotation) if get_origin(annotation) is Literal else None
+
+
+def parse(values: dict[str, object]) -> Settings:
+    """Return validated settings; unknown names are an error.
+
+    Raises ConfigError with one sentence that names the option and what is wrong with it.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"Option {name}: {first['msg']} (got {first['input']!r}).") from error
