@@ -76,7 +76,7 @@ class Settings(BaseModel):
         int,
         Field(
             ge=0,
-            description="Seconds of silence within an answer after which it is ended with an error event; 0 = no limit.",
+            description="Seconds of silence within an answer after which it is ended with an error; 0 = no limit.",
         ),
     ] = 0
     kimi_record_limit: Annotated[
@@ -86,7 +86,7 @@ class Settings(BaseModel):
     kimi_client_key: Annotated[
         str,
         Field(
-            description="Key that clients must send as their API key. Empty: none is asked of programs on this machine. "
+            description="Key that clients must send as their API key. Empty: programs on this machine need none. "
             "auto: one is made at first start and kept with the logins (`kimi-mitm status` shows where)."
         ),
     ] = ""

@@ -1,0 +1,416 @@
+"""Who a request says it comes from: one table a client, never halves of two (kimi.md §2; recordings of the clients).
+
+An identity is the list of header fields that one official client sends, in its order and spelling, per kind of
+endpoint. Names in ``<angle brackets>`` are filled from this machine's facts; the slots ``CLIENT`` and ``BEARER`` mark
+where a field of the client's own request and the authorization stand.
+
+To follow a new release of a client: change its version constants here, run ``make check-upstream`` and the golden
+tests, and compare the tables below with a fresh recording.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import socket
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from kimi_core.exchange import Headers
+
+KIMI_CLI_VERSION = "1.52.0"  # the last release; the client is archived
+KIMI_CODE_VERSION = "2.1.0"
+
+CLIENT = object()  # the client's own field of that name, left out where it has none
+BEARER = object()  # Authorization
+
+type Value = str | object
+type Table = tuple[tuple[str, Value], ...]
+
+_MSH: Table = (
+    ("X-Msh-Platform", "<platform>"),
+    ("X-Msh-Version", "<version>"),
+    ("X-Msh-Device-Name", "<device-name>"),
+    ("X-Msh-Device-Model", "<device-model>"),
+    ("X-Msh-Os-Version", "<os-version>"),
+    ("X-Msh-Device-Id", "<device-id>"),
+)
+
+# --- kimi-cli 1.52.0: Python, aiohttp for OAuth and information, openai-python for chat -----------------------------
+
+_AIOHTTP = "Python/3.13 aiohttp/3.13.3"
+_CLI_INFO: Table = (
+    ("Authorization", BEARER),
+    ("Accept", "*/*"),
+    ("Accept-Encoding", "gzip, deflate"),
+    ("User-Agent", _AIOHTTP),
+)
+_CLI_CHAT: Table = (
+    ("Accept-Encoding", "gzip, deflate"),
+    ("Connection", "keep-alive"),
+    ("Accept", "application/json"),
+    ("Content-Type", CLIENT),
+    ("User-Agent", "KimiCLI/<version>"),
+    ("X-Stainless-Lang", "python"),
+    ("X-Stainless-Package-Version", "2.14.0"),
+    ("X-Stainless-OS", "<stainless-os>"),
+    ("X-Stainless-Arch", "<node-arch>"),
+    ("X-Stainless-Runtime", "CPython"),
+    ("X-Stainless-Runtime-Version", "3.13.0"),
+    ("Authorization", BEARER),
+    *_MSH,
+    ("X-Stainless-Async", "async:asyncio"),
+    ("x-stainless-retry-count", "0"),
+    ("x-stainless-read-timeout", "600"),
+)
+_CLI_SEARCH: Table = (
+    ("User-Agent", "KimiCLI/<version>"),
+    ("Authorization", BEARER),
+    ("X-Msh-Tool-Call-Id", "SearchWeb:0"),
+    *_MSH,
+    ("Accept", "*/*"),
+    ("Accept-Encoding", "gzip, deflate"),
+    ("Content-Type", CLIENT),
+)
+_CLI_FETCH: Table = (
+    ("User-Agent", "KimiCLI/<version>"),
+    ("Authorization", BEARER),
+    ("Accept", "text/markdown"),
+    ("X-Msh-Tool-Call-Id", "FetchURL:0"),
+    *_MSH,
+    ("Accept-Encoding", "gzip, deflate"),
+    ("Content-Type", CLIENT),
+)
+_CLI_OAUTH: Table = (
+    *_MSH,
+    ("Accept", "*/*"),
+    ("Accept-Encoding", "gzip, deflate"),
+    ("User-Agent", _AIOHTTP),
+)
+
+# --- Kimi Code 2.1.0: TypeScript, node's fetch everywhere, openai-node for chat --------------------------------------
+
+_NODE: Table = (
+    ("accept-language", "*"),
+    ("sec-fetch-mode", "cors"),
+    ("accept-encoding", "br, gzip, deflate"),
+)
+_CODE_ID: Table = (("User-Agent", "kimi-code-cli/<version>"), *_MSH)
+_CODE_CHAT: Table = (
+    ("connection", "keep-alive"),
+    ("Accept", "application/json"),
+    ("X-Stainless-Retry-Count", "0"),
+    ("X-Stainless-Lang", "js"),
+    ("X-Stainless-Package-Version", "6.34.0"),
+    ("X-Stainless-OS", "<stainless-os>"),
+    ("X-Stainless-Arch", "<node-arch>"),
+    ("X-Stainless-Runtime", "node"),
+    ("X-Stainless-Runtime-Version", "v24.21.0"),
+    ("authorization", BEARER),
+    *_CODE_ID,
+    ("content-type", CLIENT),
+    *_NODE,
+)
+_CODE_INFO: Table = (
+    ("connection", "keep-alive"),
+    *_CODE_ID,
+    ("Authorization", BEARER),
+    ("Accept", "application/json"),
+    *_NODE,
+)
+_CODE_USAGES: Table = (
+    ("connection", "keep-alive"),
+    ("Authorization", BEARER),
+    ("Accept", "application/json"),
+    *_NODE,
+)
+_CODE_SEARCH: Table = (
+    ("connection", "keep-alive"),
+    *_CODE_ID,
+    ("Authorization", BEARER),
+    ("Content-Type", CLIENT),
+    ("X-Msh-Tool-Call-Id", "WebSearch:0"),
+    ("accept", "*/*"),
+    *_NODE,
+)
+_CODE_FETCH: Table = (
+    ("connection", "keep-alive"),
+    *_CODE_ID,
+    ("Authorization", BEARER),
+    ("Accept", "text/markdown"),
+    ("Content-Type", CLIENT),
+    ("X-Msh-Tool-Call-Id", "FetchURL:0"),
+    *_NODE,
+)
+_CODE_OAUTH: Table = (
+    ("connection", "keep-alive"),
+    *_CODE_ID,
+    ("Accept", "application/json"),
+    *_NODE,
+)
+
+# --- ourselves -------------------------------------------------------------------------------------------------------
+
+_OWN: Table = (
+    ("Accept", CLIENT),
+    ("Accept-Encoding", "gzip, deflate"),
+    ("Content-Type", CLIENT),
+    ("User-Agent", "kimi-mitm/<version>"),
+    ("Authorization", BEARER),
+)
+_OWN_TOOL: Table = (*_OWN, ("X-Msh-Tool-Call-Id", CLIENT))
+
+_ANTHROPIC: Table = (("anthropic-version", CLIENT), ("anthropic-beta", CLIENT))
+
+TABLES: dict[str, dict[str, Table]] = {
+    "kimi-cli": {
+        "oauth": _CLI_OAUTH,
+        "models": _CLI_INFO,
+        "usages": _CLI_INFO,
+        "chat": _CLI_CHAT,
+        "files": _CLI_CHAT,
+        "messages": (*_CLI_CHAT, *_ANTHROPIC),
+        "search": _CLI_SEARCH,
+        "fetch": _CLI_FETCH,
+        "other": _CLI_CHAT,
+    },
+    "kimi-code": {
+        "oauth": _CODE_OAUTH,
+        "models": _CODE_INFO,
+        "usages": _CODE_USAGES,
+        "chat": _CODE_CHAT,
+        "files": _CODE_CHAT,
+        "messages": (*_CODE_CHAT, *_ANTHROPIC),
+        "search": _CODE_SEARCH,
+        "fetch": _CODE_FETCH,
+        "other": _CODE_CHAT,
+    },
+    "own": {
+        "oauth": (("Accept", "application/json"), ("User-Agent", "kimi-mitm/<version>")),
+        "models": _OWN,
+        "usages": _OWN,
+        "chat": _OWN,
+        "files": _OWN,
+        "messages": (*_OWN, *_ANTHROPIC),
+        "search": _OWN_TOOL,
+        "fetch": _OWN_TOOL,
+        "other": _OWN,
+    },
+}
+
+# fields that frame the message rather than say who sent it: the proxy and HTTP own these
+FRAMING = ("host", "content-length", "transfer-encoding", "content-encoding", "expect", "trailer")
+# fields of which a client may know better than the table: the value of its own request wins where it has one
+_CLIENT_KNOWS = ("x-msh-tool-call-id",)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Facts of this machine, as Python's `platform` names them; `mac_version` is "" off macOS."""
+
+    system: str
+    release: str
+    machine: str
+    version: str
+    node: str
+    mac_version: str = ""
+
+    @classmethod
+    def here(cls) -> Device:
+        """Read the facts of the machine this runs on."""
+        return cls(
+            platform.system(),
+            platform.release(),
+            platform.machine(),
+            platform.version(),
+            platform.node() or socket.gethostname(),
+            platform.mac_ver()[0],
+        )
+
+    @property
+    def windows_build(self) -> int:
+        """Build number out of ``10.0.22631``; 0 where there is none."""
+        last = self.version.rpartition(".")[2]
+        return int(last) if last.isdecimal() else 0
+
+
+def _cli_model(device: Device) -> str:
+    """Device model of kimi-cli (kimi.md §2.1)."""
+    match device.system:
+        case "":
+            return "Unknown"
+        case "Darwin":
+            parts = ("macOS", device.mac_version or device.release, device.machine)
+        case "Windows":
+            # Windows 11 calls itself release 10; its builds begin at 22000
+            eleven = device.release == "10" and device.windows_build >= 22000  # noqa: PLR2004 - explained above
+            parts = ("Windows", "11" if eleven else device.release, device.machine)
+        case _:
+            parts = (device.system, device.release, device.machine)
+    return " ".join(part for part in parts if part)
+
+
+_NODE_ARCH = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "i386": "ia32", "i686": "ia32", "armv7l": "arm"}
+_STAINLESS_OS = {"Darwin": "MacOS"}
+
+
+def _node_arch(device: Device) -> str:
+    """Architecture in node's words, which is also what both SDKs report (kimi.md §2.3)."""
+    machine = device.machine.lower()
+    return _NODE_ARCH.get(machine, machine)
+
+
+def _node_release(device: Device) -> str:
+    """Release in node's words: on Windows the full NT version, where Python says only "10"."""
+    return device.version if device.system == "Windows" else device.release
+
+
+def _code_model(device: Device) -> str:
+    """Device model of Kimi Code (kimi.md §2.3)."""
+    system = {"Darwin": "macOS"}.get(device.system, device.system)
+    release = device.mac_version or device.release if device.system == "Darwin" else _node_release(device)
+    return " ".join(part for part in (system, release, _node_arch(device)) if part)
+
+
+def sanitise(value: str) -> str:
+    """Return *value* as a legal header value: 0x20–0x7E only, stripped, "unknown" if nothing is left."""
+    return "".join(char for char in value if " " <= char <= "~").strip() or "unknown"
+
+
+def _own_version() -> str:
+    try:
+        return version("kimi-mitm")
+    except PackageNotFoundError:  # a checkout that was never installed
+        return "0"
+
+
+def _facts(name: str, device: Device, device_id: str) -> dict[str, str]:
+    code = name == "kimi-code"
+    versions = {"kimi-cli": KIMI_CLI_VERSION, "kimi-code": KIMI_CODE_VERSION}
+    facts = {
+        "<platform>": "kimi_code_cli" if code else "kimi_cli",
+        "<version>": versions.get(name) or _own_version(),
+        "<device-name>": device.node,
+        "<device-model>": _code_model(device) if code else _cli_model(device),
+        "<os-version>": _node_release(device) if code else device.version,
+        "<device-id>": device_id,
+        "<node-arch>": _node_arch(device),
+        "<stainless-os>": _STAINLESS_OS.get(device.system, device.system),
+    }
+    return {key: sanitise(value) for key, value in facts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One client's identity on this machine. `device_id` is "" for `own`, which sends none."""
+
+    name: str
+    device_id: str
+    _tables: Mapping[str, Table]
+
+    def headers(self, operation: str) -> Headers:
+        """Return the fields of a call of our own to *operation*, without Authorization.
+
+        *operation* is one of oauth, models, usages, chat, messages, search, fetch, files, other.
+        """
+        return Headers(
+            (name, value) for name, value in self._tables[operation] if isinstance(value, str) and value != "keep-alive"
+        )
+
+    def compose(self, operation: str, client: Headers, bearer: str, keep: frozenset[str] = frozenset()) -> Headers:
+        """Return the fields that go upstream for a client's request to *operation*.
+
+        The identity's own table, *bearer* as Authorization, the fields of *client* that frame its message, and those
+        whose lower-cased names are in *keep*.
+        """
+        names = {name.lower() for name, _ in self._tables[operation]}
+        out = [pair for pair in client if pair[0].lower() in FRAMING]
+        for name, value in self._tables[operation]:
+            mine = client.get(name)
+            if value is BEARER:
+                out.append((name, bearer))
+            elif value is CLIENT or (mine is not None and name.lower() in _CLIENT_KNOWS):
+                out.extend([(name, mine)] if mine is not None else [])
+            else:
+                out.append((name, str(value)))
+        out.extend(pair for pair in client if pair[0].lower() in keep and pair[0].lower() not in names)
+        return Headers(out)
+
+    def removed(self, operation: str, client: Headers, keep: frozenset[str] = frozenset()) -> list[str]:
+        """Return the names of *client*'s fields that `compose` does not let through, lower case, sorted."""
+        names = {name.lower() for name, _ in self._tables[operation]}
+        return sorted({name.lower() for name, _ in client} - names - set(FRAMING) - keep - {"authorization"})
+
+
+def _fill(table: Table, facts: Mapping[str, str]) -> Table:
+    def fill(value: Value) -> Value:
+        if not isinstance(value, str):
+            return value
+        for key, fact in facts.items():
+            value = value.replace(key, fact)
+        return value
+
+    return tuple((name, fill(value)) for name, value in table)
+
+
+def build(name: str, device: Device, device_id: str) -> Identity:
+    """Return identity *name* for *device*; pure."""
+    facts = _facts(name, device, device_id)
+    return Identity(name, device_id, {operation: _fill(table, facts) for operation, table in TABLES[name].items()})
+
+
+def device_id_path(name: str, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Path | None:
+    """Return the device id file that the client of that name keeps, None for `own`."""
+    home = home or Path.home()
+    match name:
+        case "kimi-cli":
+            return Path(environ.get("KIMI_SHARE_DIR") or home / ".kimi") / "device_id"
+        case "kimi-code":
+            return Path(environ.get("KIMI_CODE_HOME") or home / ".kimi-code") / "device_id"
+        case _:
+            return None
+
+
+def load(name: str, environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Identity:
+    """Return identity *name* on this machine, with the device id that the client of that name uses.
+
+    The id's file is made (0600) when it is missing and never overwritten. Where it cannot be made or read, an id
+    derived from the machine's name stands in, so that it is at least the same at every start.
+    """
+    device = Device.here()
+    path = device_id_path(name, environ, home)
+    return build(name, device, _device_id(path, device, dashed=name == "kimi-code") if path else "")
+
+
+def _device_id(path: Path, device: Device, *, dashed: bool) -> str:
+    try:
+        if not path.exists():
+            _create(path, str(uuid.uuid4()) if dashed else uuid.uuid4().hex)
+        found = path.read_text(encoding="utf-8", errors="ignore").strip()
+    except OSError:
+        found = ""
+    return found or _derived(device, dashed=dashed)
+
+
+def _create(path: Path, content: str) -> None:
+    """Make *path* with *content*, mode 0600, unless it is there: a link is atomic and never replaces a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(content)
+        with contextlib.suppress(FileExistsError):  # whoever comes second reads what the first one wrote
+            path.hardlink_to(draft)
+    finally:
+        draft.unlink()
+
+
+def _derived(device: Device, *, dashed: bool) -> str:
+    stable = uuid.uuid5(uuid.NAMESPACE_DNS, f"{device.node}.{sys.platform}")
+    return str(stable) if dashed else stable.hex
