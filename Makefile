@@ -1,0 +1,60 @@
+# `make` lists what there is. Works with GNU make 3.81 (macOS) and later; everything else is sh and Python.
+# ARGS is passed on: make run ARGS="--set kimi_identity=own -p 8081"
+
+BIN := .venv/bin
+ARGS ?=
+# two workers: whole files go to one, since tests of one file share servers and processes
+PYTEST := -m pytest -n 2 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help run web login setup setup-dev test coverage test-unit lint format bench check-upstream clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
+
+run: setup ## start the proxy (mitmdump) on 127.0.0.1:8080
+	@exec $(BIN)/mitmdump -s addons/kimi.py --listen-host 127.0.0.1 $(ARGS)
+
+web: setup ## the same with mitmproxy's web page
+	@exec $(BIN)/mitmweb -s addons/kimi.py --listen-host 127.0.0.1 $(ARGS)
+
+login: setup ## log in to Kimi Code
+	@exec $(BIN)/kimi-mitm login kimi $(ARGS)
+
+setup: ## make .venv with the program in it
+	@scripts/bootstrap.sh run
+
+setup-dev: ## make .venv with the program and the tools
+	@scripts/bootstrap.sh dev
+
+test: lint coverage ## everything that CI runs: lint, unit and end-to-end tests, coverage
+
+coverage: setup-dev ## all tests, with branch coverage per module and its floor
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run $(PYTEST) $(ARGS)
+	@$(BIN)/coverage combine -q
+	@$(BIN)/python scripts/coverage_floor.py
+
+test-unit: setup-dev ## the tests that start no mitmdump
+	$(BIN)/python $(PYTEST) --ignore=tests/e2e $(ARGS)
+
+lint: setup-dev ## ruff, mypy, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup-dev ## let ruff write the layout
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup-dev ## measure what the addon costs
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+check-upstream: setup-dev ## compare the pinned client versions with the newest released ones
+	$(BIN)/python scripts/check_upstream.py $(ARGS)
+
+clean: ## remove .venv and everything that tools have left
+	rm -rf .venv .venv.lock .cache .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache \
+	    .coverage .coverage.* build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
