@@ -7,6 +7,7 @@ highest value that the file ever had in this history is the least it may have no
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,9 @@ def floor_of(pyproject: str) -> float:
 
 
 def highest_floor_before(root: Path) -> float:
-    """Return the highest floor in the git history of *root*, 0 where there is no history."""
+    """Return the highest floor in the git history of *root*, 0 where there is no history (or no git)."""
+    if shutil.which("git") is None:
+        return 0.0
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(root), *arguments]
