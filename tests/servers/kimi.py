@@ -162,8 +162,12 @@ class FakeKimi:
             await self.oauth(scope, receive, send)
             self._notify()
             return
-        seen = self._record(scope)
-        exchange = _Exchange(seen, receive, send, scope["extensions"].get(CONNECTION))
+        connection = scope["extensions"].get(CONNECTION)
+        if connection and connection.stale:
+            connection.close()
+            return
+        seen = self._record(scope, connection)
+        exchange = _Exchange(seen, receive, send, connection)
         if await self._read(exchange):
             answer = asyncio.create_task(self._play(exchange, self._answer(seen)))
             leaving = asyncio.create_task(_disconnected(receive))
@@ -174,8 +178,7 @@ class FakeKimi:
             await asyncio.gather(answer, leaving, return_exceptions=True)
         self._notify()
 
-    def _record(self, scope: Any) -> Recorded:
-        connection = scope["extensions"].get(CONNECTION)
+    def _record(self, scope: Any, connection: Connection | None) -> Recorded:
         target = scope["raw_path"].decode() + (f"?{query}" if (query := scope["query_string"].decode()) else "")
         seen = Recorded(
             number=len(self.requests) + 1,
@@ -238,7 +241,7 @@ class FakeKimi:
             elif not await perform(step, connection):
                 return
         if script.stale and connection:
-            connection.go_stale()
+            connection.stale = True
         exchange.seen.finished = True
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -83,7 +83,7 @@ class Connection:
         self.number = number
         self.near = near
         self.far = far
-        self.stale = False
+        self.stale = False  # looks alive; the app closes it without an answer when the next request comes
 
     def reset(self) -> None:
         """Send RST to the peer, whatever was under way."""
@@ -102,10 +102,6 @@ class Connection:
         self.near.transport.abort()
         if self.far is not None:
             self.far.transport.abort()
-
-    def go_stale(self) -> None:
-        """Look alive until the peer uses the connection again, then close it without an answer."""
-        self.stale = True
 
 
 class Relay:
@@ -161,9 +157,7 @@ class Relay:
                 return
             far_reader, connection.far = await asyncio.open_connection("127.0.0.1", port)
             self._by_far_port[connection.far.get_extra_info("sockname")[1]] = connection
-            await asyncio.gather(
-                _pump(reader, connection.far, connection), _pump(far_reader, writer, connection, answer=True)
-            )
+            await asyncio.gather(_pump(reader, connection.far), _pump(far_reader, writer))
         except (OSError, EOFError):
             connection.reset()
         finally:
@@ -172,13 +166,8 @@ class Relay:
                     await _closed(side)
 
 
-async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connection: Connection, *, answer: bool = False
-) -> None:
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(CHUNK):
-        if connection.stale and not answer:
-            connection.close()
-            return
         writer.write(data)
         await writer.drain()
     if not writer.is_closing():

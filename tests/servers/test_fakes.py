@@ -16,17 +16,20 @@ BODY = {"model": "kimi-for-coding", "stream": True, "messages": [{"role": "user"
 
 @pytest.fixture(scope="module")
 def background() -> Iterator[Background]:
+    """Run a loop in a thread for the servers."""
     with Background() as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def ca() -> trustme.CA:
+    """Return a CA for the fakes."""
     return trustme.CA()
 
 
 @pytest.fixture
 def trust(ca) -> ssl.SSLContext:
+    """Return the trust of a client in that CA."""
     context = ssl.create_default_context()
     ca.configure_trust(context)
     return context
@@ -34,12 +37,14 @@ def trust(ca) -> ssl.SSLContext:
 
 @pytest.fixture(params=[("http/1.1",), ("h2",)], ids=["h1", "h2"])
 def served(request, background, ca) -> Iterator[Service]:
+    """Serve the fake behind TLS, over one protocol only."""
     with Service(background, FakeKimi(), ca=ca, alpn=request.param) as service:
         yield service
 
 
 @pytest.fixture
 def client(served, trust) -> Iterator[httpx.Client]:
+    """Return a logged-in client of it."""
     token = served.app.oauth.login()["access_token"]
     headers = {"Authorization": f"Bearer {token}"}
     with httpx.Client(
