@@ -86,7 +86,7 @@ make_venv() {
     python=$(find_python)
     say "Making $venv with $("$python" --version) ..."
     rm -rf "$venv"
-    if have_uv; then uv venv -q --python "$python" "$venv"; else "$python" -m venv "$venv"; fi
+    if have_uv; then uv venv -q --seed --python "$python" "$venv"; else "$python" -m venv "$venv"; fi
 }
 
 # The dev group is read here: neither an old pip nor an old uv knows --group.
