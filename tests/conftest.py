@@ -1,0 +1,40 @@
+"""Every test starts from the same place: no proxy and no Kimi variable of the user's own, no host but this machine."""
+
+import os
+import socket
+import warnings
+
+import pytest
+
+with warnings.catch_warnings():
+    # it calls pyparsing by names that the newest pyparsing deprecates; imported once, it does not warn again
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import mitmproxy.flowfilter  # noqa: F401
+
+_USERS_OWN = ("KIMI_", "OPENAI_", "ANTHROPIC_", "SSL_CERT_", "NODE_EXTRA_")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_environment():
+    """Take the user's own settings out of the environment for the whole run."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(_USERS_OWN) or name.lower() in _PROXIES:
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _only_loopback():
+    """Make a connection to anything but this machine fail at once."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in {socket.AF_INET, socket.AF_INET6} and address[0] not in {"127.0.0.1", "::1", "localhost"}:
+            raise AssertionError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        yield
