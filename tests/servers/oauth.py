@@ -114,6 +114,11 @@ class FakeOAuth:
         for family in self.families:
             family.revoked = True
 
+    def close_gate(self) -> asyncio.Event:
+        """From now on rotations wait with their answers for the event that is returned; call it in the app's loop."""
+        self.gate = asyncio.Event()
+        return self.gate
+
     def requests(self, path: str = TOKEN_PATH) -> list[Seen]:
         return [seen for seen in self.seen if seen.path.endswith(path)]
 

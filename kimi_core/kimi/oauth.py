@@ -1,0 +1,309 @@
+"""Device flow (RFC 8628) and refresh (RFC 6749 §6) against Kimi's login service (kimi.md §1.2-§1.5).
+
+Nothing here knows where a login is stored. What an answer means is decided by its body first, because the service has
+been seen to say "pending" with a 200; messages hold a short excerpt of an answer at the most, without anything that
+looks like a secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import httpx
+
+from kimi_core.errors import AuthUnavailable, LoginDead, LoginDenied, LoginError, LoginExpired
+from kimi_core.exchange import Headers
+from kimi_core.kimi.constants import CLIENT_ID, DEVICE_GRANT, REGIONS, Site
+from kimi_core.tokens import OAuthToken
+
+_API = "/api/oauth"
+DEVICE_PATH = f"{_API}/device_authorization"
+TOKEN_PATH = f"{_API}/token"
+TRY_TIMEOUT = 30.0  # seconds for one call, all in all, as in Kimi Code
+CONNECT_TIMEOUT = 15.0  # as in kimi-cli
+MAX_BODY = 1 << 20  # bytes; token answers are a few hundred
+EXCERPT = 120  # characters of an unusable answer that a message shows
+
+BACK_OFF = (1.0, 2.0)  # seconds between the three tries of a refresh; no jitter, Retry-After is not read (§1.5)
+PASSING = frozenset({429, 500, 502, 503, 504})  # statuses after which a refresh is tried once more
+UNAUTHORIZED = frozenset({401, 403})
+
+DEFAULT_INTERVAL = 5.0  # RFC 8628 §3.2
+MIN_INTERVAL = 1.0
+SLOW_DOWN = 5.0  # seconds added for good, RFC 8628 §3.5
+DEFAULT_LIFE = 1800.0  # seconds that a device code is good for where the answer does not say
+MAX_SECONDS = 86400.0  # a day: more than that in an answer is a mistake, and the default stands
+COUNTDOWN = 1.0  # seconds between two calls of `on_wait`
+TOLERATED = 1  # failed polls in a row that do not end the login
+
+_SECRET_LIKE = re.compile(r"[\w\-.~+/=%]{16,}")  # no word of an error message is that long, every credential is
+_SERVER_ERROR = 500
+
+type Clock = Callable[[], float]
+type Sleep = Callable[[float], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCode:
+    """What the user needs for the approval.
+
+    `url` has the code in it, `verification_uri` (maybe empty) asks for it; `expires_in` and `interval` are seconds.
+    `browsable`: `url` is on the provider's own site, so that a program may open it unasked.
+    """
+
+    device_code: str = field(repr=False)
+    user_code: str
+    url: str
+    verification_uri: str
+    expires_in: float
+    interval: float
+    browsable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes = field(repr=False)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The JSON object in the body, or an empty one."""
+        try:
+            data = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    @property
+    def error(self) -> str:
+        """The OAuth error code (RFC 6749 §5.2), or an empty text."""
+        error = self.data.get("error")
+        return error if isinstance(error, str) else ""
+
+    @property
+    def grants(self) -> bool:
+        return self.status == httpx.codes.OK and bool(self.data.get("access_token"))
+
+    def told(self) -> str:
+        """Return what it says, for a person: status, error code and description, or an excerpt."""
+        data = self.data
+        text = (
+            f"{self.error}: {data.get('error_description') or ''}" if self.error else self.body.decode(errors="replace")
+        )
+        words = excerpt(text).strip(": ")
+        return f"HTTP {self.status}" + (f", {words}" if words else "")
+
+
+class _NoAnswer(Exception):
+    """The call failed below HTTP; the text is secret-free."""
+
+
+async def device_flow(
+    client: httpx.AsyncClient,
+    site: Site,
+    headers: Headers,
+    *,
+    on_code: Callable[[DeviceCode], None],
+    on_wait: Callable[[float, float], None],
+    clock: Clock = time.time,
+    sleep: Sleep = asyncio.sleep,
+) -> OAuthToken:
+    """Log in: get a code, show it with *on_code*, poll until it is approved, and return the token.
+
+    While waiting, *on_wait* is called about every second with the seconds that the code is still good for and the
+    present pace in seconds between polls. Raises LoginDenied, LoginExpired, and LoginError for anything else.
+    """
+    code = await request_code(client, site, headers)
+    deadline = clock() + code.expires_in
+    on_code(code)
+    pace = code.interval
+    failures = 0
+    while True:
+        verdict = await _poll(client, site, headers, code, clock)
+        if isinstance(verdict, OAuthToken):
+            return verdict
+        failures = failures + 1 if verdict.failure else 0
+        if failures > TOLERATED:
+            raise LoginError(verdict.failure)
+        pace += verdict.slower
+        due = clock() + pace
+        while (wait := min(due, deadline) - clock()) > 0:
+            on_wait(deadline - clock(), pace)
+            await sleep(min(COUNTDOWN, wait))
+        if clock() >= deadline:
+            raise LoginExpired("The code ran out before it was approved.")
+
+
+async def request_code(client: httpx.AsyncClient, site: Site, headers: Headers) -> DeviceCode:
+    """Start a device authorization (RFC 8628 §3.1). Raises LoginError."""
+    try:
+        answer = await _post(client, site, DEVICE_PATH, headers, {"client_id": CLIENT_ID})
+    except _NoAnswer as error:
+        raise LoginError(f"The login service at {site.oauth} could not be reached: {error}.") from None
+    data = answer.data if answer.status == httpx.codes.OK else {}
+    code, user_code, url = (_line(data, name) for name in ("device_code", "user_code", "verification_uri_complete"))
+    if not (code and user_code and url):
+        raise LoginError(f"The login service gave no code ({answer.told()}).")
+    return DeviceCode(
+        device_code=code,
+        user_code=user_code,
+        url=url,
+        verification_uri=_line(data, "verification_uri"),
+        expires_in=_seconds(data, "expires_in", DEFAULT_LIFE),
+        interval=max(_seconds(data, "interval", DEFAULT_INTERVAL), MIN_INTERVAL),
+        browsable=browsable(url, site),
+    )
+
+
+async def refresh(
+    client: httpx.AsyncClient,
+    site: Site,
+    headers: Headers,
+    token: OAuthToken,
+    *,
+    clock: Clock = time.time,
+    sleep: Sleep = asyncio.sleep,
+) -> OAuthToken:
+    """Spend the refresh token of *token* and return what follows it.
+
+    Three tries where the network or a passing status is at fault. An answer without a refresh token keeps the old
+    one. Raises LoginDead for 401, 403 and ``invalid_grant`` at any status, AuthUnavailable for the rest.
+    """
+    form = {"client_id": CLIENT_ID, "grant_type": "refresh_token", "refresh_token": token.refresh_token}
+    for pause in (*BACK_OFF, None):
+        try:
+            answer = await _post(client, site, TOKEN_PATH, headers, form)
+        except _NoAnswer as error:
+            problem = f"The login service at {site.oauth} could not be reached: {error}."
+        else:
+            if answer.grants:
+                return _granted(answer, clock, token.refresh_token)
+            if answer.status in UNAUTHORIZED or answer.error == "invalid_grant":
+                raise LoginDead("The login service no longer accepts this login.")
+            problem = f"The login service refused to renew the login for now ({answer.told()})."
+            if answer.status not in PASSING:
+                break
+        if pause is not None:
+            await sleep(pause)
+    raise AuthUnavailable(problem)
+
+
+def browsable(url: str, site: Site) -> bool:
+    """Tell whether *url* is on the provider's own site: https on kimi.com, kimi.ai or below, or an overridden origin.
+
+    No user names, no other ports, and nothing that browsers and `urlsplit` read differently.
+    """
+    if not (url.isascii() and url.isprintable()) or any(sign in url for sign in ' \\"<>'):
+        return False
+    try:
+        parts = urlsplit(url)
+        origin = (parts.scheme, parts.hostname, parts.port)
+        home = urlsplit(site.oauth)
+    except ValueError:
+        return False
+    if parts.username is not None or parts.password is not None:
+        return False
+    if site not in REGIONS.values() and origin == (home.scheme, home.hostname, home.port):
+        return True
+    own = any(origin[1] == known.slot or (origin[1] or "").endswith(f".{known.slot}") for known in REGIONS.values())
+    return own and parts.scheme == "https" and parts.port in {None, 443}
+
+
+def excerpt(text: str) -> str:
+    """Return the beginning of *text* as one line in which everything that could be a credential is blacked out."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text[: 4 * EXCERPT]).split())
+    hidden = _SECRET_LIKE.sub("[…]", line)
+    return hidden if len(hidden) <= EXCERPT else hidden[: EXCERPT - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """A poll without a token: go on, `slower` by so many seconds; `failure` where it counts as a failed poll."""
+
+    slower: float = 0.0
+    failure: str = ""
+
+
+async def _poll(
+    client: httpx.AsyncClient, site: Site, headers: Headers, code: DeviceCode, clock: Clock
+) -> OAuthToken | _Wait:
+    form = {"client_id": CLIENT_ID, "device_code": code.device_code, "grant_type": DEVICE_GRANT}
+    try:
+        answer = await _post(client, site, TOKEN_PATH, headers, form)
+    except _NoAnswer as error:
+        return _Wait(failure=f"The login service at {site.oauth} could not be reached: {error}.")
+    if answer.grants:
+        try:
+            return _granted(answer, clock)
+        except AuthUnavailable as error:
+            raise LoginError(str(error)) from None
+    match answer.error:
+        case "authorization_pending":
+            return _Wait()
+        case "slow_down":
+            return _Wait(slower=SLOW_DOWN)
+        case "expired_token":
+            raise LoginExpired("The code ran out before it was approved.")
+        case "access_denied":
+            raise LoginDenied("The login was refused in the browser.")
+    problem = f"The login service ended the login ({answer.told()})."
+    if answer.status in PASSING or answer.status >= _SERVER_ERROR:
+        return _Wait(failure=problem)
+    raise LoginError(problem)
+
+
+def _granted(answer: _Answer, clock: Clock, refresh_token: str = "") -> OAuthToken:
+    try:
+        return OAuthToken.from_response(answer.data, clock(), refresh_token=refresh_token)
+    except ValueError as error:
+        raise AuthUnavailable(f"The login service gave a token that cannot be used: {error}.") from None
+
+
+async def _post(client: httpx.AsyncClient, site: Site, path: str, headers: Headers, form: Mapping[str, str]) -> _Answer:
+    """Send one form. The header fields are those given and no others, in their order (the client adds none)."""
+    body = urlencode(form).encode()
+    fields = headers.plus(("Content-Length", str(len(body))), ("Content-Type", "application/x-www-form-urlencoded"))
+    timeout = httpx.Timeout(TRY_TIMEOUT, connect=CONNECT_TIMEOUT).as_dict()
+    request = httpx.Request(
+        "POST", site.oauth + path, headers=list(fields), content=body, extensions={"timeout": timeout}
+    )
+    try:
+        async with asyncio.timeout(TRY_TIMEOUT):
+            return await _receive(client, request)
+    except (httpx.RequestError, TimeoutError) as error:
+        detail = excerpt(str(error)).rstrip(".")
+        raise _NoAnswer(f"{type(error).__name__}: {detail}" if detail else type(error).__name__) from None
+
+
+async def _receive(client: httpx.AsyncClient, request: httpx.Request) -> _Answer:
+    response = await client.send(request, stream=True)
+    try:
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > MAX_BODY:
+                del body[MAX_BODY:]
+                break
+        return _Answer(response.status_code, bytes(body))
+    finally:
+        await response.aclose()
+
+
+def _line(data: Mapping[str, Any], name: str) -> str:
+    """Return a text that is safe to print on a terminal, or an empty one."""
+    value = data.get(name)
+    return value if isinstance(value, str) and value.isprintable() else ""
+
+
+def _seconds(data: Mapping[str, Any], name: str, default: float) -> float:
+    value = data.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_SECONDS:
+        return float(value)
+    return default
