@@ -1,0 +1,481 @@
+"""mitmproxy's HTTP stream, able to hold an answer back and to send its request again.
+
+`HttpLayer.make_stream` looks `HttpStream` up as a module global, so `enable` covers CONNECT, reverse mode, direct
+requests and client replay at once. Flows without a `Control` pass through as they do in plain mitmproxy. This is the
+only file that touches mitmproxy's internals; `internals` lists them.
+
+The server's side of a stream, as far as it differs::
+
+    waiting ──head──> held ──end, bound, break──> judged ──retry──> waiting, under a fresh upstream id
+       │       └────> peeking ──False──> held            └─relay, reply──> done
+       │                 └──True──> streaming or collecting, as in mitmproxy
+       └──refused, reset, silent, unsealed──> judged
+
+Two rules keep it sound. Each attempt has a stream id of its own on the server's side (HTTP/2 maps streams by id, and
+late events of an attempt that was given up must not be taken for the next one's): `_upstream_id`, never on the wire.
+And between the end of one attempt and the next there is always a blocking hook, because an HTTP/1 connection is done
+with an answer only after the event that ended it has been handled.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mitmproxy import connection, hooks, http
+from mitmproxy.net.http.http1 import expected_http_body_size
+from mitmproxy.proxy import commands, context, events
+from mitmproxy.proxy.layers import http as layers
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    ErrorCode,
+    HttpLayer,
+    HttpRequestHeadersHook,
+    HttpResponseHeadersHook,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestProtocolError,
+    RequestTrailers,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+    SendHttp,
+)
+from mitmproxy.utils import human
+
+from kimi_core.proxy.replay import Attempt, Broken, Control, control_of, guarded
+
+if TYPE_CHECKING:
+    from mitmproxy.proxy.layers.http import HttpStream as StockStream
+else:  # where this module is executed again while it is enabled, the global is the class of the first time
+    StockStream = getattr(layers.HttpStream, "stock_stream", layers.HttpStream)
+
+HELD_BYTES = 256 * 1024  # a held answer is an error message: what is longer is cut here, and the server told so
+HELD_SECONDS = 3.0  # and one that does not end is not waited for longer than a person would
+PEEK_BYTES = 64 * 1024  # an answer whose nature is not clear by then is relayed
+LONGEST_WAKEUP = 30.0  # seconds; a pending wakeup keeps a finished stream in memory, so none is long
+
+UNCHECKED = "The connection to the service could not be checked, so nothing was sent."
+UNSEALED = "The credentials could not be put into the request, so nothing was sent."
+
+_SERVER_EVENTS = (ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError)
+_upstream_ids = itertools.count(1 << 40)  # beyond any id that HTTP/1, HTTP/2 or HTTP/3 give out
+
+clock: Callable[[], float] = time.monotonic
+
+type Steps[T] = Generator[commands.Command, Any, T]
+
+# a module that is executed again brings a class of its own; mitmproxy warns of two for one name
+hooks.all_hooks.pop("replay_attempt", None)
+
+
+@dataclass
+class ReplayAttemptHook(commands.StartHook):
+    """Has an attempt judged; `replay.Dispatcher` is the addon that does."""
+
+    attempt: Attempt
+
+
+class ReplayStream(StockStream):
+    """One request of a client and all attempts at it."""
+
+    stock_stream: ClassVar[type[StockStream]] = StockStream
+
+    def __init__(self, context: context.Context, stream_id: int) -> None:
+        super().__init__(context, stream_id)
+        self._number = 1
+        self._upstream_id = stream_id
+        self._alive = True  # does an attempt run whose events count?
+        self._streamed = False  # is the request body passed on as it comes?
+        self._refused = False  # was the request kept from the server, which no further attempt would change?
+        self._since: float | None = None  # when the server last did what a limit waits for; None: request not out yet
+        self._silent_for: float | None = None
+        self._head: ResponseHeaders
+        self._peeked: list[events.Event] = []
+        self._wakeup: commands.RequestWakeup | None = None
+        self._wakeup_due = 0.0
+
+    @property
+    def _control(self) -> Control | None:
+        flow: http.HTTPFlow | None = vars(self).get("flow")
+        return control_of(flow) if flow is not None else None
+
+    @property
+    def _layer(self) -> HttpLayer:
+        parent = self.context.layers[self.context.layers.index(self) - 1]
+        assert isinstance(parent, HttpLayer)
+        return parent
+
+    # --- what comes in, what goes out --------------------------------------------------------------------------
+
+    def _handle_event(self, event: events.Event) -> Steps[None]:
+        if isinstance(event, events.Wakeup):
+            yield from self._outgoing(self._woken(event))
+        else:
+            if isinstance(event, _SERVER_EVENTS) and self._control is not None:
+                if not self._alive or event.stream_id != self._upstream_id:
+                    return  # of an attempt that was given up
+                event.stream_id = self.stream_id
+                if self._since is not None and self.server_state != self.state_held:
+                    self._since = clock()
+            yield from self._outgoing(super()._handle_event(event))
+        yield from self._set_wakeup()
+
+    def passthrough(self, event: events.Event) -> Steps[None]:
+        """Hand everything to the layer that took the stream over, but for a wakeup that was ours."""
+        if not (isinstance(event, events.Wakeup) and event.command is self._wakeup):
+            yield from self._outgoing(super().passthrough(event))
+
+    def _outgoing(self, steps: Steps[None]) -> Steps[None]:
+        """Run *steps*; what they send to the server gets the attempt's stream id and the secrets."""
+        reply = None
+        while True:
+            try:
+                command = steps.send(reply)
+            except StopIteration:
+                return
+            control = self._control
+            if isinstance(command, SendHttp) and command.connection is not self.context.client and control:
+                if isinstance(command.event, RequestHeaders):
+                    sealed = guarded(None, control.seal, command.event.request.copy())
+                    if sealed is None:
+                        steps.close()  # the rest of the request must not follow
+                        steps, reply = self._refuse(UNSEALED), None
+                        continue
+                    command.event.request = sealed
+                elif isinstance(command.event, RequestEndOfMessage):
+                    self._since = clock()
+                command.event.stream_id = self._upstream_id
+            reply = yield command
+            if isinstance(command, DropStream) and command.stream_id == self.stream_id:
+                yield from self._end_attempt()
+            elif isinstance(command, HttpRequestHeadersHook) and self._answered_early():
+                steps.close()
+                steps, reply = self._answer_early(), None
+
+    # --- the request -------------------------------------------------------------------------------------------
+
+    def _answered_early(self) -> bool:
+        """Tell, after the requestheaders hook, whether the body matters no more; see to it that it is read whole."""
+        control = self._control
+        if control is None or self.flow.error:
+            return False
+        if self.flow.response:
+            return True
+        if not control.buffers_body:
+            return False
+        self.flow.request.stream = False
+        try:
+            declared = expected_http_body_size(self.flow.request) or 0
+        except ValueError:
+            return False  # only with validate_inbound_headers off; the body is then counted as it comes
+        return declared > control.max_body
+
+    def _answer_early(self) -> Steps[None]:
+        """Answer now and let the rest of the body run into the void: a client that still sends must not be cut off."""
+        self.request_body_buf.clear()
+        self.client_state = self.state_discard_request_body
+        control = self._control
+        assert control is not None
+        response = self.flow.response or guarded(http.Response.make(413), control.too_large, self.flow)
+        if not (self.flow.request.is_http2 or self.flow.request.is_http3):
+            # RFC 9110 10.1.1: a client that asked with `Expect` may leave the body out, and then nobody knows
+            # where the next request on this connection begins
+            response.headers["connection"] = "close"
+        yield from self._deliver(response)
+        if self.server_state == self.state_done:
+            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+
+    def state_discard_request_body(self, event: events.Event) -> Steps[None]:
+        """Wait for the end of a body that matters no more; this costs no memory."""
+        if isinstance(event, RequestEndOfMessage):
+            self.client_state = self.state_done
+            self.flow.live = False
+            yield DropStream(self.stream_id)
+
+    def check_body_size(self, request: bool) -> Steps[bool]:
+        """Keep stream_large_bodies off a body that is to be read whole, and hold it to `max_body`."""
+        control = self._control
+        if not request or control is None or not control.buffers_body:
+            return (yield from super().check_body_size(request))
+        size = len(self.request_body_buf)
+        users = human.parse_size(self.context.options.body_size_limit)
+        if users is not None and users <= control.max_body:
+            return size > users and (yield from super().check_body_size(request))
+        if size <= control.max_body:
+            return False
+        yield from self._answer_early()
+        return True
+
+    def start_request_stream(self) -> Steps[None]:
+        """Remember that there is no body to send a second time."""
+        self._streamed = True
+        yield from super().start_request_stream()
+
+    def make_server_connection(self) -> Steps[bool]:
+        """Get a connection, and leave to use it."""
+        control = self._control
+        if control is None:
+            return (yield from super().make_server_connection())
+        self._forgive()
+        if not (yield from super().make_server_connection()) or (yield from self._gone()):
+            return False
+        why = guarded(UNCHECKED, control.permit, self.flow, self.context.server)
+        if why is not None:
+            yield from self._refuse(why)
+        return why is None
+
+    def _forgive(self) -> None:
+        """Let a server be tried again that could not be reached.
+
+        mitmproxy remembers the failure for as long as the client's connection lasts, and fails all further requests
+        to that address at once.
+        """
+        address = (self.flow.request.host, self.flow.request.port)
+        for known in (*self._layer.connections, self._layer.context.server):
+            if isinstance(known, connection.Server) and known.address == address:
+                known.error = None
+
+    def _refuse(self, why: str) -> Steps[None]:
+        self._refused = True
+        yield from self.handle_protocol_error(
+            ResponseProtocolError(self.stream_id, why, ErrorCode.GENERIC_SERVER_ERROR)
+        )
+
+    # --- the answer --------------------------------------------------------------------------------------------
+
+    def state_wait_for_response_headers(self, event: ResponseHeaders) -> Steps[None]:
+        """Hold the answer back, look into it first, or treat it as mitmproxy does."""
+        control = self._control
+        if control is not None and self._judged and event.response.status_code >= http.status_codes.OK:
+            self._head = event
+            if guarded(False, control.holds, self.flow, event.response):
+                self.server_state = self.state_held
+                return
+            if not event.end_stream and guarded(False, control.peeks, self.flow, event.response):
+                self.server_state = self.state_peek
+                return
+        yield from super().state_wait_for_response_headers(event)
+
+    @property
+    def _judged(self) -> bool:
+        """Does the control judge what becomes of this attempt? Only where it can be sent again as it was."""
+        return not self._streamed and self.client_state == self.state_done
+
+    def state_held(self, event: events.Event) -> Steps[None]:
+        """Collect the body of an answer that the client may never see. Trailers have nothing to add to it."""
+        if isinstance(event, ResponseData):
+            self.response_body_buf += event.data
+            if len(self.response_body_buf) > HELD_BYTES:
+                yield from self._cancel()
+                yield from self._judge_held(complete=False)
+        elif isinstance(event, ResponseEndOfMessage):
+            yield from self._judge_held(complete=True)
+
+    def state_peek(self, event: events.Event) -> Steps[None]:
+        """Keep the answer back until the control knows by its first bytes what it is."""
+        control = self._control
+        assert control is not None
+        self._peeked.append(event)
+        data = b"".join(part.data for part in self._peeked if isinstance(part, ResponseData))
+        ended = isinstance(event, ResponseEndOfMessage)
+        verdict = guarded(True, control.peek, self.flow, data)
+        if verdict is False:
+            self._peeked.clear()
+            self.server_state = self.state_held
+            yield from self.state_held(ResponseData(self.stream_id, data))
+            if ended:
+                yield from self.server_state(event)
+        elif verdict or ended or len(data) > PEEK_BYTES:
+            peeked, self._peeked = self._peeked, []
+            yield from super().state_wait_for_response_headers(self._head)
+            for part in peeked:
+                yield from self.server_state(part)
+
+    def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Steps[None]:
+        """Have a broken attempt judged while the client has seen nothing of it, end a broken answer in good order."""
+        if isinstance(event, ResponseProtocolError) and self._control is not None:
+            if self.server_state == self.state_held:
+                yield from self._judge_held(complete=False)
+                return
+            unseen = self.server_state in {self.state_wait_for_response_headers, self.state_peek}
+            if unseen and self._judged:
+                attempt = Attempt(self.flow, self._number, error=event.message, silent_for=self._silent_for)
+                yield from self._judge(attempt, event)
+                return
+            if self.server_state == self.state_stream_response_body and (yield from self._cut("upstream")):
+                return
+        yield from super().handle_protocol_error(event)
+
+    def _cut(self, broken: Broken) -> Steps[bool]:
+        """End an answer that stopped in the middle; False where only a reset says so honestly."""
+        control, response = self._control, self.flow.response
+        assert control is not None
+        assert response is not None
+        if self.client_state != self.state_done or "content-length" in response.headers:
+            return False
+        last = guarded(None, control.cut, self.flow, broken)
+        if last is None:
+            return False
+        yield from self._end_attempt()
+        response.stream = lambda _: [last] if last else []  # what mitmproxy asks for the end of a stream
+        yield from self.state_stream_response_body(ResponseEndOfMessage(self.stream_id))
+        return True
+
+    # --- the verdict -------------------------------------------------------------------------------------------
+
+    def _judge_held(self, *, complete: bool) -> Steps[None]:
+        response = self._head.response
+        response.data.content = bytes(self.response_body_buf)[:HELD_BYTES]
+        response.timestamp_end = time.time()
+        self.response_body_buf.clear()
+        yield from self._judge(Attempt(self.flow, self._number, response=response, complete=complete))
+
+    def _judge(self, attempt: Attempt, failure: ResponseProtocolError | None = None) -> Steps[None]:
+        control = self._control
+        assert control is not None
+        yield from self._end_attempt()
+        self._peeked.clear()
+        self._silent_for = None
+        self.server_state = self.state_errored
+        if (yield from self._gone()):
+            return
+        attempt.final = self._refused or self._number >= control.max_attempts
+        held = attempt.response
+        yield ReplayAttemptHook(attempt)
+        if (yield from self._gone()):
+            return
+        response = attempt.response or held
+        if attempt.decision == "retry" and not attempt.final:
+            yield from self._send_again()
+        elif response is not None and (failure is None or attempt.decision == "reply"):
+            yield from self._deliver(response)
+        else:
+            assert failure is not None
+            self.server_state = self.state_wait_for_response_headers
+            yield from super().handle_protocol_error(failure)
+
+    def _deliver(self, response: http.Response) -> Steps[None]:
+        """Give the client *response*, whose body is whole, as mitmproxy does with one that an addon has set."""
+        self.flow.response = response
+        code = response.status_code
+        if self.flow.request.method == "HEAD" or code in {http.status_codes.NO_CONTENT, http.status_codes.NOT_MODIFIED}:
+            response.data.content = b""
+        else:
+            response.headers.pop("transfer-encoding", None)
+            response.headers["content-length"] = str(len(response.raw_content or b""))
+        if (yield from self.check_invalid(False)):
+            yield DropStream(self.stream_id)
+            return
+        yield HttpResponseHeadersHook(self.flow)
+        if not (yield from self._gone()):
+            yield from self.send_response()
+
+    def _send_again(self) -> Steps[None]:
+        self._number += 1
+        self._upstream_id = next(_upstream_ids)
+        self._layer.streams[self._upstream_id] = self
+        self._alive = True
+        self.flow.response = self.flow.error = None
+        self.server_state = self.state_wait_for_response_headers
+        if not (yield from self.make_server_connection()):
+            return
+        request, server = self.flow.request, self.context.server
+        content, trailers = request.raw_content, request.trailers
+        yield SendHttp(RequestHeaders(self.stream_id, request, end_stream=not (content or trailers)), server)
+        if content:
+            yield SendHttp(RequestData(self.stream_id, content), server)
+        if trailers:
+            yield SendHttp(RequestTrailers(self.stream_id, trailers), server)
+        yield SendHttp(RequestEndOfMessage(self.stream_id), server)
+
+    def _gone(self) -> Steps[bool]:
+        """Tell whether the client has left or the flow was killed meanwhile; everything is over then."""
+        if not (yield from self.check_killed(True)):
+            return False
+        yield DropStream(self.stream_id)
+        return True
+
+    def _cancel(self) -> Steps[None]:
+        """Tell the server that its answer is not wanted any more: HTTP/2 resets the stream, HTTP/1 hangs up."""
+        given_up = RequestProtocolError(self.stream_id, "attempt given up", ErrorCode.CANCEL)
+        yield SendHttp(given_up, self.context.server)
+        yield from self._end_attempt()
+
+    def _end_attempt(self) -> Steps[None]:
+        self._alive = False
+        self._since = None
+        if self._upstream_id != self.stream_id:
+            yield DropStream(self._upstream_id)
+
+    # --- limits ------------------------------------------------------------------------------------------------
+
+    def _limit(self) -> float | None:
+        """Return how many seconds after `_since` it is too late, None where nothing is waited for."""
+        control = self._control
+        if control is None or self._since is None:
+            return None
+        idle = control.limits.idle
+        return {
+            self.state_wait_for_response_headers: control.limits.first_byte,
+            self.state_held: HELD_SECONDS,
+            self.state_peek: idle,
+            self.state_consume_response_body: idle,
+            self.state_stream_response_body: idle,
+        }.get(self.server_state)
+
+    def _set_wakeup(self) -> Steps[None]:
+        """Have one wakeup pending that comes no later than the limit; a later limit is looked at when it comes."""
+        limit = self._limit()
+        if not limit or self._since is None:
+            return
+        now = clock()
+        due = min(self._since + limit, now + LONGEST_WAKEUP)
+        if self._wakeup is None or due < self._wakeup_due:
+            self._wakeup, self._wakeup_due = commands.RequestWakeup(max(due - now, 0.0)), due
+            yield self._wakeup
+
+    def _woken(self, event: events.Wakeup) -> Steps[None]:
+        if event.command is not self._wakeup:
+            return  # replaced by an earlier one since
+        self._wakeup = None
+        limit = self._limit()
+        if limit and self._since is not None and clock() >= self._since + limit:
+            yield from self._expired(limit)
+
+    def _expired(self, limit: float) -> Steps[None]:
+        yield from self._cancel()
+        if self.server_state == self.state_held:
+            yield from self._judge_held(complete=False)
+            return
+        waiting = self.server_state == self.state_wait_for_response_headers
+        what = "no answer" if waiting else "no further byte of the answer"
+        if self.server_state == self.state_stream_response_body and (yield from self._cut("idle")):
+            return
+        self._silent_for = limit
+        failure = ResponseProtocolError(self.stream_id, f"{what} within {limit:g} s", ErrorCode.GENERIC_SERVER_ERROR)
+        if self.server_state == self.state_stream_response_body:
+            yield from super().handle_protocol_error(failure)
+        else:
+            yield from self.handle_protocol_error(failure)
+
+
+def enable() -> None:
+    """Have `HttpLayer` make its streams of `ReplayStream`."""
+    layers.HttpStream = ReplayStream  # type: ignore[misc]  # a class of theirs is replaced on purpose
+
+
+def disable() -> None:
+    """Undo `enable`."""
+    layers.HttpStream = StockStream  # type: ignore[misc]  # see `enable`
+
+
+def enabled() -> bool:
+    """Tell whether `enable` is in force."""
+    return layers.HttpStream is ReplayStream
