@@ -3,8 +3,9 @@
 
 BIN := .venv/bin
 ARGS ?=
-# two workers: whole files go to one, since tests of one file share servers and processes
-PYTEST := -m pytest -n 2 --dist loadfile
+# two workers: whole files go to one, since tests of one file share servers and processes; hypothesis without its
+# deadline, and with the same examples in every run
+PYTEST := -m pytest -n 2 --dist loadfile --hypothesis-profile=ci
 
 .DEFAULT_GOAL := help
 .PHONY: help run web login setup setup-dev test coverage test-unit lint format bench check-upstream clean
