@@ -1,0 +1,129 @@
+"""What every command shares: its view of the machine, the common options, and the way it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import sys
+import threading
+import time
+import webbrowser
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kimi_core.cli.configuration import Configuration, load
+from kimi_core.cli.output import ExitCode, Output
+from kimi_core.errors import KimiMitmError, StoreError
+from kimi_core.settings import choices
+from kimi_core.store import data_dir
+
+DEFAULT_CONFDIR = "~/.mitmproxy"  # mitmproxy.options.CONF_DIR
+
+
+def open_browser(url: str) -> None:
+    """Show *url* in the user's browser, without waiting for it."""
+
+    def show() -> None:
+        with contextlib.suppress(webbrowser.Error, OSError):
+            webbrowser.open(url)
+
+    threading.Thread(target=show, name="browser", daemon=True).start()
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the commands take from the machine; tests bring their own."""
+
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    home: Path | None = None
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    browse: Callable[[str], object] = open_browser
+    platform: str = sys.platform
+
+    @property
+    def has_display(self) -> bool:
+        """True where a browser that is opened would be seen by the person at the terminal."""
+        if self.platform in ("win32", "darwin"):
+            return "SSH_CONNECTION" not in self.environ
+        return bool(self.environ.get("DISPLAY") or self.environ.get("WAYLAND_DISPLAY"))
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """One run of one command."""
+
+    world: World
+    out: Output
+    configuration: Configuration
+
+    @property
+    def folder(self) -> Path:
+        """Where logins are kept."""
+        return data_dir(self.world.environ)
+
+
+class AppCommand(click.Command):
+    """A command whose function gets an `App` in place of the common options and returns an exit code.
+
+    Every error of the project ends it with one sentence, what to do, and the error's exit code; never a traceback.
+    """
+
+    def __init__(self, name: str | None, *, params: list[click.Parameter] | None = None, **attributes: Any) -> None:
+        super().__init__(name, params=[*(params or []), *_common_options()], **attributes)
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command and leave with its exit code."""
+        world = ctx.find_object(World) or World()
+        out = Output(as_json=ctx.params.pop("as_json"), environ=world.environ)
+        ctx.exit(self._run(ctx, world, out))
+
+    def _run(self, ctx: click.Context, world: World, out: Output) -> ExitCode:
+        confdir, overrides = ctx.params.pop("confdir"), ctx.params.pop("overrides")
+        shorthands = {name: value for name in _SHORTHANDS if (value := ctx.params.pop(name))}
+        settings = [*overrides, *(f"kimi_{name}={value}" for name, value in shorthands.items())]
+        try:
+            ctx.params["app"] = App(world, out, load(confdir, settings))
+            return ExitCode(super().invoke(ctx))
+        except KimiMitmError as error:
+            return out.fail(error)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # the reader of our output has left: click ends quietly
+                raise
+            return out.fail(StoreError(f"{error.filename or 'A file'}: {error.strerror or error}."))
+        except (KeyboardInterrupt, click.Abort):
+            out.errors.print("\nInterrupted.")
+            return ExitCode.INTERRUPTED
+
+
+# --region and --identity are short for --set kimi_region=… and --set kimi_identity=…
+_SHORTHANDS = {"region": "Region of the plan.", "identity": "How our own calls identify themselves."}
+
+
+def _common_options() -> list[click.Parameter]:
+    return [
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, errors included, for programs."),
+        *(
+            click.Option([f"--{name}"], type=click.Choice(choices(f"kimi_{name}") or ()), help=text)
+            for name, text in _SHORTHANDS.items()
+        ),
+        click.Option(
+            ["--set", "overrides"],
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Set an option over mitmproxy's configuration file, as in mitmproxy.",
+        ),
+        click.Option(
+            ["--confdir"],
+            type=click.Path(path_type=Path),
+            default=DEFAULT_CONFDIR,
+            show_default=True,
+            help="Folder of mitmproxy's configuration file and CA.",
+        ),
+    ]

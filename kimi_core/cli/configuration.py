@@ -1,0 +1,192 @@
+"""The command line's view of the user's mitmproxy configuration: the same options, read from the same file.
+
+mitmproxy keeps its options in ``~/.mitmproxy/config.yaml``. The addon's own options (``kimi_…``) stand there next to
+those that say how mitmproxy reaches the world and where it listens; the commands follow both. Options that mean
+nothing to them are left alone. What is given with ``--set name=value`` wins over the file, as it does in mitmproxy.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_origin
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from kimi_core.errors import ConfigError
+from kimi_core.outbound import Outbound
+from kimi_core.settings import Settings, parse
+
+PREFIX = "kimi_"
+CONFIG_NAMES = ("config.yaml", "config.yml")  # mitmproxy reads both, the second wins
+CA_NAME = "mitmproxy-ca-cert.pem"
+DEFAULT_PORT = 8080  # mitmproxy's own
+LOOPBACK = "127.0.0.1"
+
+# mitmproxy's options that matter here, with what they have to be
+_NEIGHBOURS: dict[str, type] = {
+    "listen_host": str,
+    "listen_port": int,
+    "mode": list,
+    "ssl_verify_upstream_trusted_ca": str,
+    "ssl_verify_upstream_trusted_confdir": str,
+    "upstream_auth": str,
+}
+_MODES_WITH_CLIENTS = ("regular", "upstream")  # where clients take the listener for an HTTP proxy
+# mitmproxy.net.server_spec: scheme optional, a host or [IPv6], port optional, no path
+_SERVER = re.compile(r"(?:(?P<scheme>https?)://)?(?P<host>[^:/@]+|\[[^\]]+\])(?::(?P<port>\d{1,5}))?/?")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What mitmproxy would run with: `settings` of the addon, `outbound` for calls of our own, where it listens."""
+
+    settings: Settings
+    outbound: Outbound
+    confdir: Path
+    host: str = LOOPBACK
+    port: int = DEFAULT_PORT
+
+    @property
+    def proxy_url(self) -> str:
+        """What clients put into HTTPS_PROXY, without a trailing slash."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """The certificate that clients must trust; mitmproxy makes it at its first start."""
+        return self.confdir / CA_NAME
+
+
+def load(confdir: Path, overrides: Sequence[str] = ()) -> Configuration:
+    """Return the configuration of *confdir* with ``name=value`` *overrides* on top.
+
+    Raises ConfigError: a file that does not parse, a ``kimi_…`` option that does not exist, a value that makes no
+    sense, an override that is no option of these commands.
+    """
+    given = _overrides(overrides)
+    if isinstance(other := given.pop("confdir", None), str):
+        confdir = Path(other)
+    confdir = confdir.expanduser()
+    merged: dict[str, Any] = {}
+    for name in CONFIG_NAMES:
+        merged |= _read(confdir / name)
+    merged |= given
+    neighbours = {name: _neighbour(name, merged[name]) for name in _NEIGHBOURS if merged.get(name) is not None}
+    settings = parse({name: value for name, value in merged.items() if str(name).startswith(PREFIX)})
+    host, port = _listener(neighbours)
+    return Configuration(settings, _outbound(neighbours), confdir, host, port)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    try:
+        data = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
+        where = f" at line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path} is no valid YAML{where}.") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must hold options as `name: value`.")
+    return data
+
+
+def _overrides(items: Sequence[str]) -> dict[str, Any]:
+    """Read ``name=value``; the value of a list option may be given several times, and no value means true."""
+    out: dict[str, Any] = {}
+    for item in items:
+        name, separator, value = item.partition("=")
+        if name.startswith(PREFIX) and name not in Settings.model_fields:
+            raise ConfigError(f"There is no option {name}.")
+        if not (name.startswith(PREFIX) or name in _NEIGHBOURS or name == "confdir"):
+            raise ConfigError(f"Option {name} means nothing to this command.")
+        if _is_list(name):
+            out.setdefault(name, []).extend([value] if separator else [])
+        else:
+            out[name] = value if separator else "true"
+    return out
+
+
+def _is_list(name: str) -> bool:
+    if name in _NEIGHBOURS:
+        return _NEIGHBOURS[name] is list
+    return name in Settings.model_fields and get_origin(Settings.model_fields[name].annotation) is list
+
+
+def _neighbour(name: str, value: Any) -> Any:
+    kind = _NEIGHBOURS[name]
+    if kind is int and isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    items = value if isinstance(value, list) else [""]
+    if not isinstance(value, kind) or not all(isinstance(item, str) for item in items):
+        wanted = {str: "text", int: "a number", list: "a list of texts"}[kind]
+        raise ConfigError(f"mitmproxy's option {name} must be {wanted}.")
+    return value
+
+
+def _split_mode(spec: str) -> tuple[str, str, str]:
+    """Return kind, data and listen address of a mode: ``upstream:http://host:3128@127.0.0.1:8081``."""
+    head, _, listen = spec.rpartition("@")
+    if not head:
+        head, listen = listen, ""
+    kind, _, data = head.partition(":")
+    return kind.lower(), data, listen
+
+
+def _modes(options: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    specs: list[str] = options.get("mode", [])
+    return [_split_mode(spec) for spec in specs]
+
+
+def _outbound(options: Mapping[str, Any]) -> Outbound:
+    upstream = next((data for kind, data, _ in _modes(options) if kind == "upstream"), None)
+    return Outbound(
+        proxy=None if upstream is None else _server(upstream),
+        proxy_auth=None if upstream is None else options.get("upstream_auth") or None,
+        ca_file=_path(options.get("ssl_verify_upstream_trusted_ca")),
+        ca_dir=_path(options.get("ssl_verify_upstream_trusted_confdir")),
+    )
+
+
+def _path(value: str | None) -> str | None:
+    return str(Path(value).expanduser()) if value else None
+
+
+def _server(data: str) -> str:
+    found = _SERVER.fullmatch(data)
+    if not found:
+        raise ConfigError(f"mitmproxy's mode upstream:{data} names no proxy (expected upstream:http://host:port).")
+    scheme = found["scheme"] or "http"
+    return f"{scheme}://{found['host']}:{found['port'] or {'http': 80, 'https': 443}[scheme]}"
+
+
+def _listener(options: Mapping[str, Any]) -> tuple[str, int]:
+    """Return where clients on this machine reach the proxy: the first listener that is one."""
+    host, port = options.get("listen_host") or "", options.get("listen_port") or DEFAULT_PORT
+    listen = next((listen for kind, _, listen in _modes(options) if kind in _MODES_WITH_CLIENTS), "")
+    if listen:
+        own_host, _, own_port = listen.rpartition(":")
+        if not own_port.isdecimal():
+            raise ConfigError(f"mitmproxy's mode listens at {listen!r}, which names no port.")
+        host, port = own_host or host, int(own_port)
+    return _reachable(host.strip("[]")), port
+
+
+def _reachable(host: str) -> str:
+    """Return *host*, or the loopback address where it means every address of the machine."""
+    try:
+        return LOOPBACK if ipaddress.ip_address(host).is_unspecified else host
+    except ValueError:
+        return host or LOOPBACK

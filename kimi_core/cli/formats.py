@@ -1,0 +1,24 @@
+"""Times and numbers as people read them. Pure."""
+
+from __future__ import annotations
+
+
+def clock(seconds: float) -> str:
+    """Return a countdown: ``29:59``."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    return f"{minutes}:{rest:02}"
+
+
+def tokens(count: int | None) -> str:
+    """Return a number of tokens: ``256K``, ``1M``, as powers of 1024 where they are ones."""
+    if count is None:
+        return "—"
+    for unit, size in (("M", 1024 * 1024), ("K", 1024)):
+        if count >= size and count % size == 0:
+            return f"{count // size}{unit}"
+    return f"{count:,}"
+
+
+def amount(number: float) -> str:
+    """Return a number without a fraction that is none: ``40``, ``12.5``."""
+    return f"{number:g}" if number != int(number) else f"{int(number)}"

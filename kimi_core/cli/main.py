@@ -1,0 +1,46 @@
+"""``kimi-mitm``: the command line."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from kimi_core.cli.login import login
+from kimi_core.cli.logout import logout
+from kimi_core.cli.models import models
+from kimi_core.cli.status import status
+from kimi_core.cli.usage import usage
+
+
+def _version() -> str:
+    try:
+        return version("kimi-mitm")
+    except PackageNotFoundError:
+        return "0 (a checkout that is not installed)"
+
+
+# \b keeps click from joining the lines
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    failed
+  2    wrong command line or configuration
+  3    not logged in, or the login is dead
+  130  interrupted with Ctrl-C
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.version_option(_version(), prog_name="kimi-mitm", message="%(prog)s %(version)s")
+def main() -> None:
+    """Use a Kimi Code subscription through mitmproxy: log in, look at what is left, set clients up.
+
+    Options are those of the addon and are read from mitmproxy's configuration file, as are the upstream proxy
+    (mode: upstream:…, upstream_auth) and the trusted CA (ssl_verify_upstream_trusted_ca) that a company's network
+    may ask for. HTTPS_PROXY in the environment is not followed: in a client's shell it points back at this proxy.
+    """
+
+
+for _command in (login, logout, status, usage, models):
+    main.add_command(_command)

@@ -1,0 +1,40 @@
+"""``kimi-mitm models``: what the plan has, and the lines that clients need for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from kimi_core.cli.app import App, AppCommand
+from kimi_core.cli.blocks import BLOCK_NAMES
+from kimi_core.cli.login import with_limit
+from kimi_core.cli.output import ExitCode
+from kimi_core.cli.providers import PROVIDERS
+from kimi_core.cli.steps import show_blocks
+
+ALL = "all"
+
+
+@click.command(cls=AppCommand)
+@click.argument("provider", type=click.Choice(list(PROVIDERS)), default=next(iter(PROVIDERS)))
+@click.option("--block", type=click.Choice([*BLOCK_NAMES, ALL]), help="Print lines for clients instead; one as it is.")
+@with_limit
+def models(app: App, provider: str, *, block: str | None, output_limit: int | None) -> ExitCode:
+    """Show the models of the plan of PROVIDER, or with --block the lines that a client needs.
+
+    `kimi-mitm models --block opencode > opencode.json` writes opencode's configuration.
+    """
+    if block is None:
+        return app.out.show(asyncio.run(PROVIDERS[provider].models(app)))
+    every = asyncio.run(PROVIDERS[provider].blocks(app, output_limit))
+    chosen = [item for item in every if block in (item.name, ALL)]
+    if app.out.as_json:
+        app.out.emit({"blocks": {item.name: item.text for item in chosen}})
+    elif block == ALL:
+        show_blocks(app.out, chosen)
+    else:
+        app.out.raw(chosen[0].text)
+        for note in chosen[0].notes:
+            app.out.errors.print(note, markup=False, soft_wrap=True)
+    return ExitCode.OK

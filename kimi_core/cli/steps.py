@@ -1,0 +1,193 @@
+"""The steps of a login as they are told: to a person at a terminal, into a log, or to a program as JSON lines."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import segno
+from rich.live import Live
+from rich.text import Text
+
+from kimi_core.cli import formats
+from kimi_core.cli.blocks import Block
+from kimi_core.cli.output import Output, error_object
+from kimi_core.errors import KimiMitmError
+
+HEARTBEAT = 10.0  # seconds between two "waiting" lines in JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """What the user needs for the approval; `browsable`: `url` may be opened unasked. Times in seconds."""
+
+    user_code: str
+    url: str
+    verification_uri: str
+    expires_in: float
+    interval: float
+    browsable: bool
+
+
+class Steps(AbstractContextManager["Steps"]):
+    """Tells the steps of one login, as text. Leaving the context takes down what is drawn live."""
+
+    def __init__(self, out: Output, open_browser: Callable[[str], object] | None) -> None:
+        self.out = out
+        self._open_browser = open_browser
+        self._pace = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._settle()
+
+    def code(self, code: Code) -> None:
+        """Show what the user has to do."""
+        self._pace = code.interval
+        self._show_code(code)
+        if self._open_browser and code.browsable:
+            self._open_browser(code.url)
+
+    def waiting(self, left: float, pace: float) -> None:
+        """Tell that the code is good for *left* seconds more and the service is asked every *pace* seconds."""
+        if pace > self._pace:
+            self._pace = pace
+            self._slow_down(pace)
+        self._wait(left)
+
+    def stored(self, path: Path, put_aside: Path | None) -> None:
+        """Tell that the login is on disk; *put_aside* is where a damaged file that was in its place went."""
+        self._settle()
+        if put_aside:
+            self.out.warn(f"The stored login was damaged; it is kept as {put_aside}.")
+        self.out.console.print(Text.assemble(("Logged in.", "bold green"), f" The login is in {path}."), soft_wrap=True)
+
+    def models(
+        self, models: Sequence[Mapping[str, Any]], blocks: Sequence[Block], problem: KimiMitmError | None
+    ) -> None:
+        """Show what the plan has and how clients are set up; *problem* where the models could not be read."""
+        if problem:
+            self.out.warn(f"The models could not be read, which does not matter to the login: {problem.sentence}")
+        if names := ", ".join(str(model["id"]) for model in models):
+            self.out.console.print(Text(f"Models of the plan: {names}"), soft_wrap=True)
+        show_blocks(self.out, blocks)
+
+    def _show_code(self, code: Code) -> None:
+        console = self.out.console
+        console.print("\nOpen this page in any browser, on any machine, and approve the login:\n")
+        console.print(Text(f"  {code.url}", style="bold cyan"), soft_wrap=True)
+        console.print(Text.assemble("\n  Code  ", (code.user_code, "bold")), soft_wrap=True)
+        if code.verification_uri:
+            console.print(Text(f"  (to type in at {code.verification_uri})", style="dim"), soft_wrap=True)
+        console.print()
+
+    def _slow_down(self, pace: float) -> None:
+        """Tell that the service asks for patience; a person need not know."""
+
+    def _wait(self, left: float) -> None:
+        """Show the countdown; a log needs none."""
+
+    def _settle(self) -> None:
+        """Take down what is drawn live."""
+
+
+class TerminalSteps(Steps):
+    """With a QR code, and a countdown that runs while the user approves."""
+
+    _live: Live | None = None
+
+    def _show_code(self, code: Code) -> None:
+        super()._show_code(code)
+        if drawing := qr(code.url, self.out.console.width, self.out.console.encoding):
+            self.out.raw(drawing)
+
+    def _wait(self, left: float) -> None:
+        if self._live is None:
+            self._live = Live(console=self.out.console, auto_refresh=False, transient=True)
+            self._live.start()
+        text = Text.assemble("Waiting for your approval; the code is good for ", (formats.clock(left), "bold"))
+        self._live.update(text, refresh=True)
+
+    def _settle(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+class JsonSteps(Steps):
+    """One JSON object a line, each with an `event`: code, waiting, slow_down, approved, stored, models."""
+
+    _told = float("inf")
+
+    def stored(self, path: Path, put_aside: Path | None) -> None:
+        """Tell that the login was approved, and that it is on disk."""
+        self.out.emit({"event": "approved"})
+        self.out.emit({"event": "stored", "path": str(path), "put_aside": str(put_aside) if put_aside else None})
+
+    def models(
+        self, models: Sequence[Mapping[str, Any]], blocks: Sequence[Block], problem: KimiMitmError | None
+    ) -> None:
+        """Tell the models, and the lines for clients by name."""
+        self.out.emit(
+            {
+                "event": "models",
+                "models": list(models),
+                "blocks": {block.name: block.text for block in blocks},
+                "problem": error_object(problem) if problem else None,
+            }
+        )
+
+    def _show_code(self, code: Code) -> None:
+        self.out.emit(
+            {
+                "event": "code",
+                "user_code": code.user_code,
+                "verification_uri": code.verification_uri or None,
+                "verification_uri_complete": code.url,
+                "expires_in": code.expires_in,
+                "interval": code.interval,
+            }
+        )
+
+    def _slow_down(self, pace: float) -> None:
+        self.out.emit({"event": "slow_down", "interval": pace})
+
+    def _wait(self, left: float) -> None:
+        if self._told - left >= HEARTBEAT:
+            self._told = left
+            self.out.emit({"event": "waiting", "expires_in": round(left)})
+
+
+def steps_for(out: Output, open_browser: Callable[[str], object] | None) -> Steps:
+    """Return the way to tell a login that fits who is listening."""
+    if out.as_json:
+        return JsonSteps(out, open_browser)
+    return TerminalSteps(out, open_browser) if out.is_terminal else Steps(out, open_browser)
+
+
+def show_blocks(out: Output, blocks: Sequence[Block]) -> None:
+    """Print *blocks* for a person: titles and notes around text that can be copied as it stands."""
+    for block in blocks:
+        out.console.print(Text(f"\n{block.title}\n", style="bold"), soft_wrap=True)
+        out.raw(block.text)
+        for note in block.notes:
+            out.console.print(Text(f"  {note}", style="dim"), soft_wrap=True)
+
+
+def qr(url: str, width: int, encoding: str) -> str:
+    """Return *url* as a QR code of half blocks, or nothing where the terminal has no room or no such signs."""
+    if not encoding.lower().startswith("utf"):
+        return ""
+    buffer = io.StringIO()
+    segno.make(url, error="l", micro=False).terminal(buffer, compact=True)
+    text = buffer.getvalue()
+    return text if max(map(len, text.splitlines())) <= width else ""

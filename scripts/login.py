@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Log in to Kimi from a checkout: ``python scripts/login.py`` does what ``kimi-mitm login kimi`` does."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OLDEST = (3, 12)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the login with *arguments* added; return the exit code."""
+    if sys.version_info < OLDEST:
+        return _sorry(f"Python {'.'.join(map(str, OLDEST))} or newer is needed; this is {sys.version.split()[0]}.")
+    sys.path.insert(0, str(ROOT))
+    try:
+        command = importlib.import_module("kimi_core.cli.main").main
+    except ImportError as error:
+        return _sorry(
+            f"{error.name or error} is missing from this Python ({sys.executable}). "
+            "Run `make run` once and use the Python in .venv, or `pip install .` in the checkout."
+        )
+    result = command.main(args=["login", "kimi", *arguments], prog_name="kimi-mitm", standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _sorry(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
