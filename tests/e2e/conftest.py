@@ -1,3 +1,7 @@
+import hashlib
+import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -5,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import trustme
+from filelock import FileLock
 from mitmproxy.certs import CertStore
 
-from tests.e2e.harness import Proxy, World
+from tests.e2e.harness import ROOT, Proxy, World
 from tests.servers.serve import Background
 
 KEY_BITS = 2048
@@ -88,3 +93,39 @@ def _starter(world: World, confdir: Path, folder: Path) -> Iterator[StartProxy]:
 def proxy(start_module_proxy: StartProxy) -> Proxy:
     """Return a logged-in proxy under the real host names, shared by the module."""
     return start_module_proxy()
+
+
+# --- clients that are not Python -------------------------------------------------------------------------------------
+
+NODE_SOURCES = Path(__file__).parent / "node"
+NPM_SECONDS = 500
+NO_NODE = "KIMI_MITM_NO_NODE"
+
+
+@pytest.fixture(scope="session")
+def node_clients() -> Path:
+    """Install the clients of package.json once per version of that file; return their folder.
+
+    KIMI_MITM_NO_NODE=1 skips what needs them; without npm and without that variable they fail.
+    """
+    if os.environ.get(NO_NODE) == "1":
+        pytest.skip(f"{NO_NODE} is set")
+    if not shutil.which("npm"):
+        pytest.fail(f"npm is not on PATH: install Node.js 20 or newer, or set {NO_NODE}=1 to leave these tests out.")
+    wanted = (NODE_SOURCES / "package.json").read_bytes()
+    folder = ROOT / ".cache" / "npm-clients" / hashlib.sha256(wanted).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock", timeout=NPM_SECONDS):  # the tests may run in several processes
+        for source in NODE_SOURCES.iterdir():
+            shutil.copy(source, folder)
+        if not (folder / ".installed").exists():
+            _npm_install(folder)
+            (folder / ".installed").touch()
+    return folder
+
+
+def _npm_install(folder: Path) -> None:
+    words = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS, check=False)
+    if done.returncode:
+        pytest.fail(f"npm could not install the node clients: {done.stderr.strip()[-500:]}")
