@@ -13,12 +13,14 @@ if _ROOT not in sys.path:  # a plain checkout works without being installed
 
 try:
     _addon = importlib.import_module("kimi_core.proxy.addon")
-except ImportError as error:
+except ModuleNotFoundError as error:
+    if (error.name or "").startswith("kimi_core"):
+        raise
     # an error logged during start-up makes mitmdump exit, which is right here
     logging.getLogger(__name__).error(  # noqa: TRY400 - a traceback would bury the one line that helps
         "kimi-mitm cannot start: %s is missing from the Python that runs mitmproxy (%s). "
         "Run `make run` in the checkout, or install kimi-mitm into that Python.",
-        error.name or error,
+        error.name,
         sys.executable,
     )
     addons: list[object] = []

@@ -130,13 +130,15 @@ class Answer:
     """What came back for an attempt that was held: a head with its (bounded) body, or an error and no head.
 
     `body` is decoded of any content-encoding. `complete` is False where the body was cut by a bound or a time
-    limit. `error` is the transport's own sentence: connection refused, reset, closed without an answer.
+    limit. `error` is the transport's own sentence: connection refused, reset, closed without an answer; `silent_for`
+    is set where the first-byte limit struck, in seconds.
     """
 
     head: AnswerHead | None
     body: bytes = field(default=b"", repr=False)
     complete: bool = True
     error: str | None = None
+    silent_for: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +238,10 @@ class Exchange(Protocol):
         """Return *error* in this client's dialect."""
         ...
 
+    def silence(self, seconds: float) -> KimiMitmError:
+        """Return the error for an answer in which nothing came for *seconds*."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -259,6 +265,8 @@ class Provider(Protocol):
     """A service behind the proxy."""
 
     name: str
+    prefix: str
+    """Path prefix of the provider on the proxy's own port (``/kimi/``)."""
 
     def route(self, head: RequestHead, *, local: bool) -> Route | None:
         """Tell whether this request is for the provider, and which endpoint it wants; pure."""
@@ -266,6 +274,22 @@ class Provider(Protocol):
 
     async def open(self, head: RequestHead, route: Route) -> Exchange | Reply:
         """Begin an exchange: log-in state is checked and the token refreshed ahead of time here."""
+        ...
+
+    def origins(self) -> list[tuple[str, int]]:
+        """Return host and port of every place that is served."""
+        ...
+
+    def health(self) -> dict[str, Any]:
+        """Return the provider's state for /health: no network, no secrets."""
+        ...
+
+    async def keep_fresh(self, busy: Callable[[], bool]) -> None:
+        """Refresh logins by a timer while *busy* says that exchanges are open; runs until cancelled."""
+        ...
+
+    def close(self) -> None:
+        """Cancel background work."""
         ...
 
 

@@ -31,7 +31,7 @@ TRANSPORT = {"host", "content-length"}
 FILES = {"kimi-cli": "kimi-cli-1.52.0.jsonl", "kimi-code": "kimi-code-2.1.0.jsonl"}
 
 
-def recorded(name):
+def _recorded(name):
     seen = set()
     for line in (RECORDINGS / FILES[name]).read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
@@ -41,7 +41,7 @@ def recorded(name):
             yield pytest.param(name, operation, entry["headers"], id=f"{name}-{operation}")
 
 
-@pytest.mark.parametrize(("name", "operation", "headers"), [*recorded("kimi-cli"), *recorded("kimi-code")])
+@pytest.mark.parametrize(("name", "operation", "headers"), [*_recorded("kimi-cli"), *_recorded("kimi-code")])
 def test_headers_equal_the_recorded_clients_in_value_spelling_and_order(name, operation, headers):
     """What goes upstream for each endpoint is what the official client sent there, field by field and in its order."""
     fields = {key.lower(): value for key, value in headers}

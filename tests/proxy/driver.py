@@ -23,6 +23,7 @@ from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
 from kimi_core.proxy import replay, replay_stream
 
 READ = 2**16  # bytes per read, as mitmproxy has it; h2 takes quadratic time for one large piece
+KEPT = 2**12  # bytes of the end of a connection that a test may look at raw
 WINDOW = 2**24  # of the h2 peers: a test's body fits without window updates
 
 
@@ -34,6 +35,7 @@ class Message:
     head: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     chunks: list[bytes] = field(default_factory=list)
+    trailers: dict[str, str] = field(default_factory=dict)
     ended: bool = False
     reset: bool = False
 
@@ -50,6 +52,7 @@ class H1Peer:
     """One end of an HTTP/1.1 connection; parses what the proxy sends it, strictly."""
 
     def __init__(self, client):
+        self.raw = b""
         self.client, self.buffer, self.messages, self.current, self.left = client, b"", [], None, 0
         self.closed = False
 
@@ -57,6 +60,7 @@ class H1Peer:
         return b""
 
     def received(self, data):
+        self.raw = (self.raw + data)[-KEPT:]
         self.buffer += data
         while self._step():
             pass
@@ -115,14 +119,12 @@ class H1Peer:
             self.current = None
 
     def request(self, body, headers, method="POST", whole=True):
-        fields = {"Host": "a.test", **headers}
-        if body or "Content-Length" not in fields:
-            fields.setdefault("Content-Length", str(len(body)))
-        if "Transfer-Encoding" in fields:
-            fields.pop("Content-Length")
+        fields = {"host": "a.test", "content-length": str(len(body)), **{n.lower(): v for n, v in headers.items()}}
+        if "transfer-encoding" in fields:
+            fields.pop("content-length")
             body = b"%x\r\n%s\r\n" % (len(body), body) if body else b""
         head = f"{method} http://a.test/x HTTP/1.1\r\n" + "".join(f"{n}: {v}\r\n" for n, v in fields.items()) + "\r\n"
-        if whole and "Transfer-Encoding" in fields:
+        if whole and "transfer-encoding" in fields:
             body += b"0\r\n\r\n"
         return None, head.encode() + body
 
@@ -175,6 +177,8 @@ class H2Peer:
                 case h2.events.DataReceived():
                     if event.data:
                         self.by_id[event.stream_id].chunks.append(event.data)
+                case h2.events.TrailersReceived():
+                    self.by_id[event.stream_id].trailers = dict(event.headers)
                 case h2.events.StreamEnded():
                     self.by_id[event.stream_id].ended = True
                 case h2.events.StreamReset():
@@ -275,7 +279,7 @@ class Driver:
         finally:
             self._busy = False
 
-    def _receive(self, conn, data):
+    def receive(self, conn, data):
         """Report *data* in the pieces in which a socket is read."""
         self.feed(*(events.DataReceived(conn, data[at : at + READ]) for at in range(0, len(data), READ)))
 
@@ -332,6 +336,7 @@ class Driver:
             self._queue.append(events.OpenConnectionCompleted(command, "refused"))
             return
         conn.state = connection.ConnectionState.OPEN
+        conn.timestamp_start = self.now + 1
         conn.alpn = b"h2" if self.upstream_alpn == "h2" else None
         upstream = Upstream(conn, H2Peer(client=False) if self.upstream_alpn == "h2" else H1Peer(client=False))
         self.upstreams.append(upstream)
@@ -362,12 +367,12 @@ class Driver:
     def request(self, body=b"body", headers=None, method="POST", *, whole=True):
         """Send a request; returns its key (h2: stream id)."""
         key, data = self.peer.request(body, headers or {}, method, whole)
-        self._receive(self.client, data)
+        self.receive(self.client, data)
         return key
 
     def more(self, key, data, *, end=False):
         """Send more of a request's body (h1: raw bytes)."""
-        self._receive(self.client, self.peer.more(key, data, end))
+        self.receive(self.client, self.peer.more(key, data, end))
 
     def leave(self, key=None):
         """Let the client go: h2 resets the stream, h1 hangs up."""
@@ -385,6 +390,11 @@ class Driver:
     def answer(self):
         return self.answers[-1]
 
+    @property
+    def got(self):
+        """The last bytes that an h1 client got."""
+        return self.peer.raw
+
     # --- the servers
 
     @property
@@ -395,12 +405,12 @@ class Driver:
     def respond(self, status, body=b"", headers=None, *, end=True, index=-1):
         """Answer the request *index*."""
         up, message = self.requests[index]
-        self._receive(up.conn, up.peer.respond(message.key, status, headers or {}, body, end))
+        self.receive(up.conn, up.peer.respond(message.key, status, headers or {}, body, end))
 
     def send(self, data, *, end=False, index=-1):
         """Send more of an answer."""
         up, message = self.requests[index]
-        self._receive(up.conn, up.peer.send(message.key, data, end))
+        self.receive(up.conn, up.peer.send(message.key, data, end))
 
     def break_off(self, index=-1):
         """Let the server go in the middle: h2 resets the stream, h1 hangs up."""

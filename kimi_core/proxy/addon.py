@@ -1,0 +1,276 @@
+"""The addon: mitmproxy's hooks, each in a few lines, and what lives as long as the program.
+
+One request: `requestheaders` asks who it belongs to, guards, and opens an exchange (the token is fetched here);
+`request` has the body rewritten; `replay` sends it, holds failures and sends again; `responseheaders` lets the answer
+stream; `response` or `error` writes the story into the flow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mitmproxy import connection, ctx, http
+from mitmproxy.addonmanager import Loader
+from mitmproxy.exceptions import OptionsError
+from mitmproxy.utils import asyncio_utils
+
+from kimi_core.errors import ConfigError, Refused, StoreError
+from kimi_core.exchange import Provider, Reply, RequestHead, Route, reply_for
+from kimi_core.kimi.memory import ReasoningMemory
+from kimi_core.kimi.provider import Kimi
+from kimi_core.proxy import commands, guard, local, options, record, replay, seal
+from kimi_core.proxy.control import ExchangeControl
+from kimi_core.proxy.key import client_key
+from kimi_core.settings import Settings
+from kimi_core.store import data_dir
+
+logger = logging.getLogger(__name__)
+
+KIB = 1024
+# options on which the providers depend; the others are read where they matter
+REBUILD = frozenset(options.NAMES) | {
+    "mode",
+    "upstream_auth",
+    "ssl_verify_upstream_trusted_ca",
+    "ssl_verify_upstream_trusted_confdir",
+}
+
+
+@dataclass
+class Shared:
+    """What outlives a reload of the script: mitmproxy then makes a new addon, streams go on with the old one."""
+
+    memory: ReasoningMemory
+    scope: list[str]
+    """The allow_hosts that was set here, to tell it from the user's own."""
+
+
+_shared = Shared(ReasoningMemory(), [])
+
+
+class KimiMitm:
+    """The addon that ``addons/kimi.py`` hands to mitmproxy."""
+
+    name = "kimi-mitm"
+
+    def __init__(self) -> None:
+        self.settings = Settings()
+        self.providers: Sequence[Provider] = ()
+        self._kimi: Kimi | None = None
+        self._key = ""
+        self._open = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.commands = commands.KimiCommands(self._current, self._start_command)
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def load(self, loader: Loader) -> None:
+        """Declare the options and put the replay in place."""
+        options.declare(loader)
+        try:
+            replay.install()
+        except replay.ReplayUnavailable as error:
+            # a warning: an error during start-up would make mitmdump exit
+            logger.warning(
+                "%s Requests are served, but a 401 is not healed and logins are refreshed ahead only.", error
+            )
+
+    def configure(self, updated: set[str]) -> None:
+        """Validate the options and rebuild what depends on them."""
+        if self._kimi is not None and not updated & REBUILD:
+            return
+        settings = options.read(ctx.options)
+        if settings.kimi_allow_clients and not settings.kimi_client_key:
+            raise OptionsError("Option kimi_allow_clients asks for kimi_client_key: others could spend your plan.")
+        try:
+            key = client_key(settings.kimi_client_key, data_dir())
+            kimi = Kimi(settings, options.outbound(ctx.options), data_dir(), memory=_shared.memory)
+        except (ConfigError, StoreError) as error:
+            raise OptionsError(str(error)) from error
+        if self._kimi is not None:
+            self._kimi.close()
+        self.settings, self._kimi, self.providers, self._key = settings, kimi, (kimi,), key
+        self._narrow()
+
+    def running(self) -> None:
+        """Move the listeners to this machine, start the timers, say where things stand."""
+        modes = guard.loopback_modes(ctx.options.mode, ctx.options.listen_host, ctx.options.listen_port)
+        if modes is not None:
+            ctx.options.update(mode=modes)
+        self._start(self._keep_fresh(), "kimi-mitm refresh timer")
+        state = self._current().health()
+        if state["login"] == "ok":
+            self._current().home.want_models()
+        else:
+            logger.warning("Not logged in to %s. Run `kimi-mitm login kimi`.", state["site"])
+
+    def done(self) -> None:
+        """Stop the timers; streams under way go on."""
+        for task in self._tasks:
+            task.cancel()
+        if self._kimi is not None:
+            self._kimi.close()
+
+    # --- guard ---------------------------------------------------------------------------------------------------
+
+    def client_connected(self, client: connection.Client) -> None:
+        """Turn away clients of other machines before a byte of theirs is read."""
+        if not guard.peer_allowed(client.peername[0], self.settings.networks()):
+            client.error = "only clients on this machine may use this proxy (option kimi_allow_clients)"
+
+    # --- one request ---------------------------------------------------------------------------------------------
+
+    async def requestheaders(self, flow: http.HTTPFlow) -> None:
+        """Find out whose request this is, guard it, and open its exchange."""
+        if flow.response or flow.error:
+            return
+        head = seal.head_of(flow)
+        on_own_port = guard.own_port(flow)
+        if on_own_port:
+            try:
+                guard.check_local(head)
+            except Refused as error:
+                flow.response = seal.response_for(reply_for(error, "openai"))
+                return
+        found = self._find(head, local_request=on_own_port)
+        if found is None:
+            if on_own_port:
+                flow.response = seal.response_for(local.answer(flow.request, self.providers))
+            return
+        provider, route = found
+        try:
+            self._check(flow, head, route)
+        except Refused as error:
+            self._refuse(flow, reply_for(error, route.dialect))
+            return
+        await self._begin(flow, provider, head, route)
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        """Have the body rewritten."""
+        control = self._control(flow)
+        if control is None or flow.response or flow.error:
+            return
+        if control.buffers_body:
+            control.prepare(flow)
+        if not replay.installed() and not flow.response:
+            seal.unlabelled(flow.request, control.exchange.attempt)
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """Let the answer stream."""
+        control = self._control(flow)
+        if control is None or flow.response is None:
+            return
+        self._mask(flow, control)
+        if flow.response.timestamp_end is None:
+            control.open_stream(flow)
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        """Finish the record of an exchange."""
+        self._finish(flow)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        """Finish the record of an exchange that was broken off."""
+        self._finish(flow)
+
+    # --- parts ---------------------------------------------------------------------------------------------------
+
+    def _current(self) -> Kimi:
+        assert self._kimi is not None  # configure runs before anything asks
+        return self._kimi
+
+    def _find(self, head: RequestHead, *, local_request: bool) -> tuple[Provider, Route] | None:
+        for provider in self.providers:
+            route = provider.route(head, local=local_request)
+            if route is not None:
+                return provider, route
+        return None
+
+    def _check(self, flow: http.HTTPFlow, head: RequestHead, route: Route) -> None:
+        if not flow.is_replay:  # a replayed flow comes from mitmproxy's own user
+            if not guard.peer_allowed(head.peer, self.settings.networks()):
+                raise Refused("Only clients on this machine may use this proxy.")
+            guard.check_client(flow, head.headers, self._key)
+        own_leg = route.local or flow.client_conn.proxy_mode.type_name == "reverse"
+        guard.check_encryption(head, route.scheme, own_leg=own_leg)
+
+    async def _begin(self, flow: http.HTTPFlow, provider: Provider, head: RequestHead, route: Route) -> None:
+        opened = await provider.open(head, route)
+        if isinstance(opened, Reply):
+            self._refuse(flow, opened)
+            return
+        control = ExchangeControl(
+            flow, opened, record_limit=self.settings.kimi_record_limit * KIB, on_retry=self._retried
+        )
+        flow.request.stream = not opened.buffers_body
+        replay.attach(flow, control)
+        self._open += 1
+
+    def _refuse(self, flow: http.HTTPFlow, reply: Reply) -> None:
+        """Answer ourselves; what the client sent as credentials does not stay in the flow."""
+        for name in ("authorization", "x-api-key", guard.KEY_HEADER):
+            if name in flow.request.headers:
+                flow.request.headers[name] = "[removed]"
+        flow.response = seal.response_for(reply)
+        flow.comment = f"refused: {reply.why}"
+
+    async def _retried(self, attempt: replay.Attempt, why: str, number: int) -> None:
+        await record.show_attempt(attempt.flow, attempt.response, attempt.error, f"attempt {number}: {why}")
+
+    def _finish(self, flow: http.HTTPFlow) -> None:
+        control = self._control(flow)
+        if control is None or control.finished:
+            return
+        control.finished = True
+        self._open -= 1
+        self._mask(flow, control)
+        control.keep(flow)
+        record.tell(flow, control.exchange.story, control.attempts)
+
+    @staticmethod
+    def _control(flow: http.HTTPFlow) -> ExchangeControl | None:
+        control = replay.control_of(flow)
+        return control if isinstance(control, ExchangeControl) else None
+
+    @staticmethod
+    def _mask(flow: http.HTTPFlow, control: ExchangeControl) -> None:
+        """Without the replay the secret stood in the flow while the request was sent: take it out again."""
+        for name in control.exchange.attempt.secrets:
+            label = control.exchange.attempt.headers.get(name)
+            if label and name in flow.request.headers:
+                flow.request.headers[name] = label
+
+    def _narrow(self) -> None:
+        """Decrypt only what is served; everything else passes as it is. The user's own choice wins."""
+        if not ctx.options._options["connection_strategy"].has_changed():  # noqa: SLF001 - no public way to ask
+            ctx.options.update(connection_strategy="lazy")  # an answer of our own needs no connection
+        mine = (
+            []
+            if self.settings.kimi_intercept_all
+            else [rf"^{re.escape(host)}:{port}$" for provider in self.providers for host, port in provider.origins()]
+        )
+        chosen = list(ctx.options.allow_hosts)
+        if chosen == _shared.scope and not ctx.options.ignore_hosts and chosen != mine:
+            ctx.options.update(allow_hosts=mine)
+            _shared.scope = mine
+
+    async def _keep_fresh(self) -> None:
+        await asyncio.gather(*(provider.keep_fresh(lambda: self._open > 0) for provider in self.providers))
+
+    def _start_command(self, work: Coroutine[object, object, None], name: str) -> None:
+        self._start(commands.report(work), name)
+
+    def _start(self, work: Coroutine[object, object, Any], name: str) -> None:
+        task = asyncio_utils.create_task(work, name=name, keep_ref=True)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def addons() -> list[object]:
+    """Return what mitmproxy loads."""
+    addon = KimiMitm()
+    return [replay.Dispatcher(), addon, addon.commands]

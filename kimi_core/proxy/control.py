@@ -1,0 +1,158 @@
+"""Joins one flow to one exchange: what the replay asks, answered in the provider's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from mitmproxy import connection, http
+
+from kimi_core.errors import BadRequest
+from kimi_core.exchange import Answer, Exchange, Limits, Reply, Retry
+from kimi_core.proxy import guard, seal
+from kimi_core.proxy.decoding import decode, decoder_for
+from kimi_core.proxy.replay import Attempt, Broken
+from kimi_core.proxy.stream import AnswerStream, Tape
+
+MAX_ATTEMPTS = 3  # the first, one after a lost connection, one after a refresh
+
+
+class ExchangeControl:
+    """What `replay` asks about a flow; see `replay.Control`."""
+
+    max_attempts = MAX_ATTEMPTS
+
+    def __init__(
+        self,
+        flow: http.HTTPFlow,
+        exchange: Exchange,
+        *,
+        record_limit: int,
+        on_retry: Callable[[Attempt, str, int], Awaitable[None]],
+    ) -> None:
+        self.exchange = exchange
+        self.attempts = 1
+        self.finished = False
+        self.stream: AnswerStream | None = None
+        self._record_limit = record_limit
+        self._on_retry = on_retry
+        self._held: http.Response | None = None
+        seal.dress(flow.request, exchange.attempt)
+
+    @property
+    def buffers_body(self) -> bool:
+        """Tell whether the whole request body is read first."""
+        return self.exchange.buffers_body
+
+    @property
+    def max_body(self) -> int:
+        """Bytes of request body at the most."""
+        return self.exchange.max_body
+
+    @property
+    def limits(self) -> Limits:
+        """Time limits of the answer."""
+        return self.exchange.limits
+
+    def prepare(self, flow: http.HTTPFlow) -> None:
+        """Rewrite the buffered body; where that cannot be done, set the refusal as the flow's response."""
+        outcome = self.exchange.prepare(flow.request.get_content(strict=False) or b"")
+        if isinstance(outcome, Reply):
+            flow.response = seal.response_for(outcome)
+        else:
+            seal.dress(flow.request, outcome)
+
+    def too_large(self, flow: http.HTTPFlow) -> http.Response:
+        """Return the answer to a body beyond `max_body`."""
+        mib = self.max_body / (1024 * 1024)
+        error = BadRequest(f"The request body is larger than {mib:g} MiB (option kimi_max_body).")
+        return seal.response_for(self.exchange.refuse(error))
+
+    def permit(self, flow: http.HTTPFlow, server: connection.Server) -> str | None:
+        """Say why the credentials must not go over this connection, None where they may."""
+        return guard.why_not(server, self.exchange.attempt)
+
+    def seal(self, request: http.Request) -> http.Request:
+        """Put the secrets into a copy of the request for the wire."""
+        return seal.unlabelled(request, self.exchange.attempt)
+
+    def holds(self, flow: http.HTTPFlow, response: http.Response) -> bool:
+        """Tell whether this answer is kept from the client until it is judged."""
+        if self.exchange.holds(seal.answer_head(response)):
+            self._held = response
+            return True
+        return False
+
+    def peeks(self, flow: http.HTTPFlow, response: http.Response) -> bool:
+        """No answer of a provider here hides its failure in the body."""
+        return False
+
+    def peek(self, flow: http.HTTPFlow, data: bytes) -> bool | None:
+        """Never asked; see `peeks`."""
+        return True
+
+    async def judge(self, attempt: Attempt) -> None:
+        """Have the exchange judge a held answer or a failed attempt."""
+        verdict = await self.exchange.judge(_answer(attempt))
+        if isinstance(verdict, Retry):
+            await self._on_retry(attempt, verdict.why, self.attempts)
+            self.attempts += 1
+            self._held = None
+            seal.dress(attempt.flow.request, verdict.attempt)
+            attempt.decision = "retry"
+        elif isinstance(verdict, Reply):
+            attempt.response = self._held = seal.response_for(verdict)
+            attempt.decision = "reply"
+        elif attempt.response is not None:
+            for name, value in verdict.extra:
+                attempt.response.headers[name] = value
+            attempt.decision = "relay"
+
+    def open_stream(self, flow: http.HTTPFlow) -> None:
+        """Let an answer that is not held stream to the client through its converter."""
+        response = flow.response
+        assert response is not None
+        if response is self._held or self.stream is not None or response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            return
+        decoder = decoder_for(response.headers.get("content-encoding"))
+        if decoder:
+            response.headers.pop("content-encoding")
+            response.headers.pop("content-length", None)
+        converted = self.exchange.converter(seal.answer_head(response))
+        if converted:
+            seal.set_headers(response, converted[0].headers)
+        if decoder or (converted and "content-length" not in response.headers):
+            _chunk(response)
+        self.stream = AnswerStream(converted[1] if converted else None, decoder, Tape(self._record_limit))
+        response.stream = self.stream
+
+    def cut(self, flow: http.HTTPFlow, limit: Broken) -> bytes | None:
+        """Return the last bytes for a client whose answer stays silent.
+
+        An answer that the server breaks off is broken off toward the client as well: clients know that and ask again.
+        """
+        if self.stream is None or limit != "idle":
+            return None
+        return self.stream.fail(self.exchange.silence(self.limits.idle or 0))
+
+    def keep(self, flow: http.HTTPFlow) -> None:
+        """Put what was streamed into the flow, which is only a record now."""
+        if self.stream is None or flow.response is None:
+            return
+        content = self.stream.tape.content()
+        if content is not None:
+            flow.response.data.content = content
+
+
+def _chunk(response: http.Response) -> None:
+    """Say where the body ends: HTTP/1.1 needs chunks where the length is not known."""
+    if not response.is_http2 and "transfer-encoding" not in response.headers:
+        response.headers["transfer-encoding"] = "chunked"
+
+
+def _answer(attempt: Attempt) -> Answer:
+    response = attempt.response
+    if response is None:
+        return Answer(None, error=attempt.error, complete=False, silent_for=attempt.silent_for)
+    body = decode(response.data.content or b"", response.headers.get("content-encoding"))
+    return Answer(seal.answer_head(response), body, complete=attempt.complete)

@@ -1,0 +1,81 @@
+"""Secrets go onto the wire, never into the flow.
+
+The flow that mitmproxy shows, saves and exports carries a label (``Bearer [kimi]``); the secret is put in on a copy of
+the request, at the place where it leaves for the server.
+"""
+
+from __future__ import annotations
+
+from mitmproxy import http
+
+from kimi_core.exchange import AnswerHead, Attempt, Headers, Reply, RequestHead
+
+
+def head_of(flow: http.HTTPFlow) -> RequestHead:
+    """Return the head of a flow's request in the project's own words."""
+    request = flow.request
+    return RequestHead(
+        method=request.method,
+        scheme=request.scheme,
+        host=request.host,
+        port=request.port,
+        path=request.path,
+        headers=headers_of(request),
+        peer=flow.client_conn.peername[0],
+    )
+
+
+def headers_of(message: http.Message) -> Headers:
+    """Return a message's fields in wire order."""
+    return Headers(message.headers.items(multi=True))
+
+
+def answer_head(response: http.Response) -> AnswerHead:
+    """Return the head of an answer in the project's own words."""
+    return AnswerHead(response.status_code, headers_of(response))
+
+
+def set_headers(message: http.Message, headers: Headers) -> None:
+    """Replace all fields of a message."""
+    message.headers = http.Headers(
+        [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers]
+    )
+
+
+def dress(request: http.Request, attempt: Attempt) -> None:
+    """Make *request* what *attempt* says, labels in place of secrets."""
+    request.method = attempt.method
+    request.scheme = attempt.scheme
+    request.data.host = attempt.host  # the property would rewrite Host and authority by its own rules
+    request.data.port = attempt.port
+    request.path = attempt.path
+    if request.data.authority:
+        request.authority = attempt.headers.get("host") or attempt.host
+    set_headers(request, attempt.headers)
+    if attempt.body is not None:
+        request.data.content = attempt.body
+        request.headers.pop("transfer-encoding", None)
+        request.headers.pop("content-encoding", None)
+        request.headers["content-length"] = str(len(attempt.body))
+
+
+def unlabelled(request: http.Request, attempt: Attempt) -> http.Request:
+    """Put *attempt*'s secrets into *request*, which is a copy for the wire, and return it.
+
+    The copy is written as HTTP/1.1 whatever the client spoke: mitmproxy then turns it into a proper HTTP/2 request
+    itself where the server speaks that, and leaves the spelling of the names alone where it does not.
+    """
+    for name, value in attempt.secrets.items():
+        spelling = next((key for key in request.headers if key.lower() == name.lower()), name)
+        request.headers[spelling] = value
+    if request.is_http2 or request.is_http3:
+        request.http_version = "HTTP/1.1"
+        request.authority = ""
+    return request
+
+
+def response_for(reply: Reply) -> http.Response:
+    """Return mitmproxy's response for a reply of ours."""
+    response = http.Response.make(reply.status, reply.body)
+    set_headers(response, reply.headers.plus(("content-length", str(len(reply.body)))))
+    return response

@@ -1,0 +1,91 @@
+"""What mitmproxy calls with every piece of a streamed answer: decode, convert, keep a copy, hand on.
+
+mitmproxy takes an exception in such a callable for its own crash and loses the piece under a 200, and takes an empty
+piece for the end of a chunked HTTP/1.1 message. So nothing here raises, and "nothing now" is an empty list.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+
+from kimi_core.errors import KimiMitmError, UpstreamError
+from kimi_core.exchange import Converter
+from kimi_core.proxy.decoding import Decoder
+
+logger = logging.getLogger(__name__)
+
+
+class Unreadable(UpstreamError):
+    """An answer came that could not be decoded or converted."""
+
+    code = "answer_unreadable"
+
+
+class Tape:
+    """The first bytes of a body, up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._left = limit
+
+    def add(self, data: bytes) -> None:
+        """Keep what still fits."""
+        if self._left > 0 and data:
+            piece = data[: self._left]
+            self._pieces.append(piece)
+            self._left -= len(piece)
+
+    def content(self) -> bytes | None:
+        """Return what was kept, None where nothing is to be kept."""
+        return b"".join(self._pieces) if self._limit else None
+
+
+class AnswerStream:
+    """The callable for `flow.response.stream`."""
+
+    def __init__(self, converter: Converter | None, decoder: Decoder | None, tape: Tape) -> None:
+        self.tape = tape
+        self._converter = converter
+        self._decoder = decoder
+        self._over = False
+
+    def __call__(self, data: bytes) -> list[bytes]:
+        """Take a piece (b"" = the end), return the pieces for the client."""
+        if self._over:
+            return []
+        try:
+            out = self._convert(data)
+        except Exception as error:  # noqa: BLE001 - see the module's head
+            _log("An answer could not be converted; the client is told and the rest is dropped.", error)
+            out = self.fail(Unreadable("The answer of the service could not be read."))
+        return self._give(out)
+
+    def fail(self, error: KimiMitmError) -> bytes:
+        """End the answer with an error in the client's dialect; return the last bytes for the client."""
+        if self._over:
+            return b""
+        self._over = True
+        try:
+            return self._converter.fail(error) if self._converter else b""
+        except Exception as broken:  # noqa: BLE001 - see the module's head
+            _log("An answer could not be ended properly.", broken)
+            return b""
+
+    def _convert(self, data: bytes) -> bytes:
+        if not data:
+            return self._converter.finish() if self._converter else b""
+        if self._decoder:
+            data = self._decoder.feed(data)
+        return self._converter.feed(data) if self._converter and data else data
+
+    def _give(self, out: bytes) -> list[bytes]:
+        self.tape.add(out)
+        return [out] if out else []
+
+
+def _log(sentence: str, error: Exception) -> None:
+    """Log where *error* was raised, without its message: that may quote the answer."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s %s\n%s", sentence, type(error).__name__, where)

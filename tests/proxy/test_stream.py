@@ -1,0 +1,97 @@
+import logging
+
+import pytest
+
+from kimi_core.errors import UpstreamError
+from kimi_core.proxy.decoding import decoder_for
+from kimi_core.proxy.stream import AnswerStream, Tape
+
+
+class Upper:
+    """A converter that holds back what is no whole line."""
+
+    def __init__(self):
+        self.rest = b""
+
+    def feed(self, data):
+        lines, _, self.rest = (self.rest + data).rpartition(b"\n")
+        return (lines + b"\n").upper() if lines else b""
+
+    def finish(self):
+        return self.rest
+
+    def fail(self, error):
+        return self.rest + f"ERROR {error}".encode()
+
+
+class Broken(Upper):
+    def feed(self, data):
+        raise ValueError(data.decode())
+
+    def fail(self, error):
+        raise KeyError("again")
+
+
+def test_nothing_now_is_an_empty_list():
+    """An empty piece would end a chunked HTTP/1.1 message, so "nothing yet" is []."""
+    stream = AnswerStream(Upper(), None, Tape(100))
+    assert stream(b"ab") == []
+    assert stream(b"c\nd") == [b"ABC\n"]
+    assert stream(b"") == [b"d"]
+    assert stream.tape.content() == b"ABC\nd"
+
+
+def test_without_converter_pieces_pass_as_they_are():
+    """An answer that nobody converts passes piece by piece."""
+    stream = AnswerStream(None, None, Tape(3))
+    assert stream(b"abcd") == [b"abcd"]
+    assert stream(b"") == []
+    assert stream.tape.content() == b"abc"
+    assert stream.fail(UpstreamError("x")) == b""
+
+
+def test_encoded_answers_are_decoded():
+    """What arrives gzipped leaves plain."""
+    import gzip
+
+    stream = AnswerStream(Upper(), decoder_for("gzip"), Tape(10))
+    packed = gzip.compress(b"hi\n")
+    assert b"".join(piece for byte in packed for piece in stream(bytes([byte]))) == b"HI\n"
+
+
+def test_an_exception_becomes_an_error_for_the_client(caplog):
+    """A converter that raises ends the answer with an error instead of losing a piece under a 200."""
+
+    class Raises(Upper):
+        def feed(self, data):
+            raise ValueError
+
+    stream = AnswerStream(Raises(), None, Tape(100))
+    with caplog.at_level(logging.ERROR):
+        assert stream(b"abc") == [b"ERROR The answer of the service could not be read."]
+    assert stream(b"more") == []
+    assert stream(b"") == []
+    assert stream.fail(UpstreamError("late")) == b""
+
+
+def test_a_converter_that_cannot_even_fail(caplog):
+    """When the error cannot be written either, the answer is ended without a word and nothing raises."""
+    stream = AnswerStream(Broken(), None, Tape(100))
+    assert stream(b"abc") == []
+    assert stream(b"def") == []
+
+
+def test_logged_failures_hold_no_message(caplog):
+    """The message of a converter's exception may quote the answer, so it is not logged."""
+    AnswerStream(Broken(), None, Tape(1))(b"fake-secret")
+    assert "fake-secret" not in caplog.text
+    assert "ValueError" in caplog.text
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(0, None), (2, b"ab"), (5, b"abcde"), (9, b"abcdef")])
+def test_tape_keeps_the_beginning(limit, kept):
+    """A tape keeps as much as it was told to, None for nothing."""
+    tape = Tape(limit)
+    for piece in (b"abc", b"", b"def"):
+        tape.add(piece)
+    assert tape.content() == kept
