@@ -164,7 +164,8 @@ def guarded[T, D](default: D, call: Callable[..., T], *args: Any) -> T | D:
 def report(call: Callable[..., Any], error: Exception) -> None:
     """Log that *call* failed: what and where, without the message, which may quote a secret."""
     where = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("%s raised %s (message withheld)\n%s", call.__qualname__, type(error).__name__, where)
+    name = getattr(call, "__qualname__", type(call).__name__)
+    logger.error("%s raised %s (message withheld)\n%s", name, type(error).__name__, where)
 
 
 class Dispatcher:

@@ -82,6 +82,10 @@ class ReplayAttemptHook(commands.StartHook):
     attempt: Attempt
 
 
+class LimitWakeup(commands.RequestWakeup):
+    """A wakeup of ours, to be told from those of a layer that took the stream over."""
+
+
 class ReplayStream(StockStream):
     """One request of a client and all attempts at it."""
 
@@ -98,7 +102,7 @@ class ReplayStream(StockStream):
         self._silent_for: float | None = None
         self._head: ResponseHeaders
         self._peeked: list[events.Event] = []
-        self._wakeup: commands.RequestWakeup | None = None
+        self._wakeup: LimitWakeup | None = None
         self._wakeup_due = 0.0
 
     @property
@@ -128,8 +132,8 @@ class ReplayStream(StockStream):
         yield from self._set_wakeup()
 
     def passthrough(self, event: events.Event) -> Steps[None]:
-        """Hand everything to the layer that took the stream over, but for a wakeup that was ours."""
-        if not (isinstance(event, events.Wakeup) and event.command is self._wakeup):
+        """Hand everything to the layer that took the stream over, but for late wakeups of ours."""
+        if not (isinstance(event, events.Wakeup) and isinstance(event.command, LimitWakeup)):
             yield from self._outgoing(super().passthrough(event))
 
     def _outgoing(self, steps: Steps[None]) -> Steps[None]:
@@ -224,7 +228,7 @@ class ReplayStream(StockStream):
         if control is None:
             return (yield from super().make_server_connection())
         self._forgive()
-        if not (yield from super().make_server_connection()) or (yield from self._gone()):
+        if not (yield from super().make_server_connection()) or (yield from self.check_killed(True)):
             return False
         why = guarded(UNCHECKED, control.permit, self.flow, self.context.server)
         if why is not None:
@@ -247,6 +251,8 @@ class ReplayStream(StockStream):
         yield from self.handle_protocol_error(
             ResponseProtocolError(self.stream_id, why, ErrorCode.GENERIC_SERVER_ERROR)
         )
+        if self._streamed:
+            self.client_state = self.state_errored  # the upload may go on for a while
 
     # --- the answer --------------------------------------------------------------------------------------------
 
@@ -344,12 +350,12 @@ class ReplayStream(StockStream):
         self._peeked.clear()
         self._silent_for = None
         self.server_state = self.state_errored
-        if (yield from self._gone()):
+        if (yield from self.check_killed(True)):
             return
         attempt.final = self._refused or self._number >= control.max_attempts
         held = attempt.response
         yield ReplayAttemptHook(attempt)
-        if (yield from self._gone()):
+        if (yield from self.check_killed(True)):
             return
         response = attempt.response or held
         if attempt.decision == "retry" and not attempt.final:
@@ -374,7 +380,7 @@ class ReplayStream(StockStream):
             yield DropStream(self.stream_id)
             return
         yield HttpResponseHeadersHook(self.flow)
-        if not (yield from self._gone()):
+        if not (yield from self.check_killed(True)):
             yield from self.send_response()
 
     def _send_again(self) -> Steps[None]:
@@ -395,12 +401,12 @@ class ReplayStream(StockStream):
             yield SendHttp(RequestTrailers(self.stream_id, trailers), server)
         yield SendHttp(RequestEndOfMessage(self.stream_id), server)
 
-    def _gone(self) -> Steps[bool]:
-        """Tell whether the client has left or the flow was killed meanwhile; everything is over then."""
-        if not (yield from self.check_killed(True)):
-            return False
-        yield DropStream(self.stream_id)
-        return True
+    def check_killed(self, emit_error_hook: bool) -> Steps[bool]:
+        """Tell whether the client has left or the flow was killed meanwhile; nothing stays in memory then."""
+        killed = yield from super().check_killed(emit_error_hook)
+        if killed and self._control is not None:
+            yield DropStream(self.stream_id)
+        return killed
 
     def _cancel(self) -> Steps[None]:
         """Tell the server that its answer is not wanted any more: HTTP/2 resets the stream, HTTP/1 hangs up."""
@@ -438,7 +444,7 @@ class ReplayStream(StockStream):
         now = clock()
         due = min(self._since + limit, now + LONGEST_WAKEUP)
         if self._wakeup is None or due < self._wakeup_due:
-            self._wakeup, self._wakeup_due = commands.RequestWakeup(max(due - now, 0.0)), due
+            self._wakeup, self._wakeup_due = LimitWakeup(max(due - now, 0.0)), due
             yield self._wakeup
 
     def _woken(self, event: events.Wakeup) -> Steps[None]:

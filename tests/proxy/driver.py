@@ -135,7 +135,7 @@ class H1Peer:
         fields = dict(headers)
         if end and not {"content-length", "transfer-encoding"} & fields.keys():
             fields["content-length"] = str(len(body))
-        elif "content-length" not in fields and "close" not in fields.get("connection", ""):
+        elif "content-length" not in fields and status != 101:
             fields["transfer-encoding"] = "chunked"
         self.chunked = "transfer-encoding" in fields
         head = f"HTTP/1.1 {status} X\r\n" + "".join(f"{n}: {v}\r\n" for n, v in fields.items()) + "\r\n"

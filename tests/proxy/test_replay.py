@@ -64,6 +64,8 @@ class Addon:
         flow.request.headers["authorization"] = "Bearer [kimi]"
 
     def responseheaders(self, flow):
+        if flow.response.status_code == 101:
+            return
         flow.response.stream = True
         headers = flow.response.headers
         if not flow.request.is_http2 and "content-length" not in headers:
@@ -998,7 +1000,7 @@ def test_upgraded_stream_is_left_alone(drive):
     driver = drive(policy)
     driver.request(b"", {"Upgrade": "own", "Connection": "upgrade"}, "GET")
     driver.respond(401)
-    driver.respond(101, b"", {"upgrade": "own", "connection": "upgrade, not close"}, end=False)
+    driver.respond(101, b"", {"upgrade": "own", "connection": "upgrade"}, end=False)
     assert driver.got.startswith(b"HTTP/1.1 101")
     driver.advance(100)
     upstream, _ = driver.requests[-1]
