@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from kimi_core.errors import StoreBusy, StoreDamaged, StoreError
 
 DATA_DIR_VARIABLE = "KIMI_MITM_DATA_DIR"
+WINDOWS = os.name == "nt"
 POLL = 0.05  # seconds between two tries for the lock; filelock's own default
 REPLACE_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)  # Windows refuses a rename while a reader has the file open
 LEFTOVER_AGE = 3600.0  # seconds after which a temporary file belongs to a writer that is no more
@@ -171,7 +172,7 @@ class Document:
         """Make the folder, or see to it that it is its owner's alone."""
         folder = self.path.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.name == "nt":  # there the profile's access list keeps others out
+        if WINDOWS:  # there the profile's access list keeps others out
             return
         found = folder.stat()
         if found.st_mode & stat.S_IWOTH:
@@ -217,7 +218,7 @@ class Document:
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable; Windows has no such call and needs none."""
-    if os.name == "nt":
+    if WINDOWS:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:

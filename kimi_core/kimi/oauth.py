@@ -44,6 +44,7 @@ COUNTDOWN = 1.0  # seconds between two calls of `on_wait`
 TOLERATED = 1  # failed polls in a row that do not end the login
 
 _SECRET_LIKE = re.compile(r"[\w\-.~+/=%]{16,}")  # no word of an error message is that long, every credential is
+_ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 _SERVER_ERROR = 500
 
 type Clock = Callable[[], float]
@@ -93,11 +94,10 @@ class _Answer:
 
     def told(self) -> str:
         """Return what it says, for a person: status, error code and description, or an excerpt."""
-        data = self.data
-        text = (
-            f"{self.error}: {data.get('error_description') or ''}" if self.error else self.body.decode(errors="replace")
-        )
-        words = excerpt(text).strip(": ")
+        if _ERROR_CODE.fullmatch(self.error):
+            words = f"{self.error}: {excerpt(str(self.data.get('error_description') or ''))}".rstrip(": ")
+        else:
+            words = excerpt(self.body.decode(errors="replace"))
         return f"HTTP {self.status}" + (f", {words}" if words else "")
 
 
@@ -156,7 +156,7 @@ async def request_code(client: httpx.AsyncClient, site: Site, headers: Headers) 
         user_code=user_code,
         url=url,
         verification_uri=_line(data, "verification_uri"),
-        expires_in=_seconds(data, "expires_in", DEFAULT_LIFE),
+        expires_in=_seconds(data, "expires_in", DEFAULT_LIFE) or DEFAULT_LIFE,
         interval=max(_seconds(data, "interval", DEFAULT_INTERVAL), MIN_INTERVAL),
         browsable=browsable(url, site),
     )
@@ -304,6 +304,6 @@ def _line(data: Mapping[str, Any], name: str) -> str:
 
 def _seconds(data: Mapping[str, Any], name: str, default: float) -> float:
     value = data.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_SECONDS:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS:
         return float(value)
     return default

@@ -40,6 +40,8 @@ from kimi_core.kimi.rotation import LOCK_WAIT, Job, Refresh, rotate
 from kimi_core.tokens import OAuthToken
 
 LIFETIME = 2 * LOCK_WAIT + 20  # seconds after which the process ends whatever it is doing: the wait, the work, slack
+CREATE_NEW_PROCESS_GROUP = 0x200  # the numbers of subprocess, which has them on Windows only
+DETACHED_PROCESS = 0x8
 READY = {"ready": True}
 BOOT = (
     "import sys; root = sys.argv[1]; root in sys.path or sys.path.insert(0, root); "
@@ -128,15 +130,16 @@ def _start() -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            **_detached(),
+            **detached(),
         )
     except OSError as error:
         raise _NotStarted(str(error)) from error
 
 
-def _detached() -> dict[str, Any]:
-    if sys.platform == "win32":
-        return {"creationflags": subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP}
+def detached(system: str = os.name) -> dict[str, Any]:
+    """Return what makes a process independent of the terminal and the fate of its parent on *system*."""
+    if system == "nt":
+        return {"creationflags": DETACHED_PROCESS | CREATE_NEW_PROCESS_GROUP}
     return {"start_new_session": True}
 
 

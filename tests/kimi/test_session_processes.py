@@ -29,6 +29,8 @@ ROOT = Path(__file__).parents[2]
 WORKERS = 20
 RENEWALS = 0.1  # chance that a worker asks for another token than the one it got
 MIN_CHAOS, MAX_CHAOS = 5.0, 28.0  # seconds of random kills
+AIMED = 0.6  # share of the kills that wait for a refresh and hit the worker it is for
+AIM = 1.0  # seconds to wait for one
 MIN_KILLS = 15
 MIN_REFRESHES = 8
 DRAIN = 25.0  # seconds for detached refreshes to end
@@ -36,14 +38,14 @@ MARK = "KIMI_TEST_MARK"
 
 # A worker asks for tokens without end; now and then it says that the one it got was refused.
 WORKER = """
-import asyncio, json, pathlib, random, sys
+import asyncio, json, os, pathlib, random, sys
 from kimi_core.errors import KimiMitmError
 from kimi_core.exchange import Headers
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.session import Session
 
 class Me:
-    def headers(self, operation): return Headers([("User-Agent", "fake")])
+    def headers(self, operation): return Headers([("X-Worker", str(os.getpid()))])
 
 class Direct:
     def to_json(self): return {}
@@ -94,6 +96,17 @@ class Crowd:
         worker.kill()
         worker.wait()
         self.alive.remove(worker)
+
+    def refreshing(self, fake: FakeOAuth) -> subprocess.Popen[bytes] | None:
+        """Return the worker whose refresh the server is busy with, or None if there is none for a while."""
+        deadline = time.monotonic() + AIM
+        while not fake.in_flight and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if not fake.in_flight:
+            return None
+        time.sleep(fake.delay)  # past the rotation: now the new token exists in one place only
+        pid = fake.requests()[-1].header("x-worker")
+        return next((worker for worker in self.alive if str(worker.pid) == pid), None)
 
     def drain(self) -> None:
         """Wait for the refreshes that outlive their workers."""
@@ -148,17 +161,19 @@ def test_kills_at_random_moments_never_log_the_user_out(fake: FakeOAuth, crowd: 
     """20 processes share a login that rotates; kill -9 at random: it stays alive, one refresh runs at a time."""
     seed = random.SystemRandom().randrange(1 << 32)
     chance = random.Random(seed)
-    fake.delay = 0.03
+    fake.delay = 0.1
     log_in(fake, crowd)
     for number in range(WORKERS):
         crowd.start(seed + number, RENEWALS)
-    kills = 0
+    kills = aimed = 0
     begin = time.monotonic()
     while (took := time.monotonic() - begin) < MAX_CHAOS:
         if took > MIN_CHAOS and kills >= MIN_KILLS and fake.refreshes >= MIN_REFRESHES:
             break
-        time.sleep(chance.uniform(0.1, 0.8))
-        crowd.kill(chance.choice(crowd.alive))
+        time.sleep(chance.uniform(0.1, 0.6))
+        busy = crowd.refreshing(fake) if chance.random() < AIMED else None
+        aimed += busy is not None
+        crowd.kill(busy or chance.choice(crowd.alive))
         kills += 1
         crowd.start(seed + WORKERS + kills, RENEWALS)
     for worker in list(crowd.alive):
@@ -172,10 +187,11 @@ def test_kills_at_random_moments_never_log_the_user_out(fake: FakeOAuth, crowd: 
         return fake.valid(token.access_token), fake.valid((await session.renew(token.access_token)).access_token)
 
     assert asyncio.run(afterwards()) == (True, True)
-    sys.stdout.write(f"seed {seed}: {took:.1f} s, {kills} kills, {refreshes} refreshes\n")
+    sys.stdout.write(f"seed {seed}: {took:.1f} s, {kills} kills ({aimed} aimed), {refreshes} refreshes\n")
     assert (fake.reuses, fake.rejections, fake.max_in_flight) == (0, 0, 1)
     assert refreshes >= MIN_REFRESHES
     assert kills >= MIN_KILLS
+    assert aimed > 0
     log = crowd.log.read_text()
     assert log.count("up") >= WORKERS
     assert "Traceback" not in log

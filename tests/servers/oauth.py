@@ -62,8 +62,9 @@ class FakeOAuth:
     Knobs: `lifetime` of access tokens in seconds; `polls` = error codes that the next polls of a device code get
     before it is approved; `poll_status` = HTTP status of those; `failures` = statuses, or (status, body), that the
     next token requests get before anything is looked at, `device_failures` the same for device requests; `delay` =
-    seconds that a refresh takes; `gate` = where set, a refresh that has rotated waits for this event with its answer;
-    `omit_refresh` = refreshes answer without a refresh token and keep the old one good.
+    seconds that a refresh takes before it rotates, and again after it; `gate` = where set, a refresh that has rotated
+    waits for this event with its answer; `omit_refresh` = refreshes answer without a refresh token and keep the old
+    one good.
     Counters: `refreshes` (rotations done), `in_flight`, `max_in_flight`, `reuses`, `rejections`.
     `holding` is set while an answer waits at the gate: a thread may wait for it.
     """
@@ -177,6 +178,8 @@ class FakeOAuth:
             if self.delay:
                 await asyncio.sleep(self.delay)
             status, answer = self._refresh(seen.field("refresh_token") or "")
+            if self.delay:
+                await asyncio.sleep(self.delay)
             if self.gate is not None and status == 200:
                 self.holding.set()
                 await self.gate.wait()
