@@ -175,11 +175,14 @@ class ReplayStream(StockStream):
         if not control.buffers_body:
             return False
         self.flow.request.stream = False
+        return (self._declared() or 0) > control.max_body
+
+    def _declared(self) -> int | None:
+        """Return how long the request's body says it is, None where it does not say so."""
         try:
-            declared = expected_http_body_size(self.flow.request) or 0
+            return expected_http_body_size(self.flow.request)
         except ValueError:
-            return False  # only with validate_inbound_headers off; the body is then counted as it comes
-        return declared > control.max_body
+            return None  # what an addon has made of it; the body is counted as it comes
 
     def _answer_early(self) -> Steps[None]:
         """Answer now and let the rest of the body run into the void: a client that still sends must not be cut off."""
@@ -188,7 +191,7 @@ class ReplayStream(StockStream):
         control = self._control
         assert control is not None
         response = self.flow.response or guarded(http.Response.make(413), control.too_large, self.flow)
-        if not (self.flow.request.is_http2 or self.flow.request.is_http3):
+        if self._declared() != 0 and not (self.flow.request.is_http2 or self.flow.request.is_http3):
             # RFC 9110 10.1.1: a client that asked with `Expect` may leave the body out, and then nobody knows
             # where the next request on this connection begins
             response.headers["connection"] = "close"
@@ -364,6 +367,7 @@ class ReplayStream(StockStream):
             yield from self._deliver(response)
         else:
             assert failure is not None
+            failure.code = ErrorCode.GENERIC_SERVER_ERROR  # a 502, where a server's cancellation would be passed on
             self.server_state = self.state_wait_for_response_headers
             yield from super().handle_protocol_error(failure)
 

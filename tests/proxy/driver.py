@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
 import h2.settings
 from mitmproxy import connection, http, options
@@ -220,8 +221,8 @@ class H2Peer:
     def send(self, key, data, end):
         return self.more(key, data, end)
 
-    def reset(self, key):
-        self.conn.reset_stream(key, 2)
+    def reset(self, key, code=h2.errors.ErrorCodes.INTERNAL_ERROR):
+        self.conn.reset_stream(key, code)
         return self.conn.data_to_send()
 
 

@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
-from mitmproxy import http
+from h2.errors import ErrorCodes
+from h2.exceptions import StreamClosedError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mitmproxy import connection, http
 
 from kimi_core.exchange import Limits
 from kimi_core.proxy import replay, replay_stream
@@ -266,6 +272,17 @@ def test_relayed_failure_is_a_502(drive, protocols, how):
     assert driver.answer.status == 502
     assert policy.attempts[0].error in driver.answer.body.decode().replace("&#x27;", "'")
     assert driver.hooks.count("error") == 1
+
+
+@pytest.mark.parametrize("client", ["h1", "h2"])
+def test_cancellation_by_the_server_is_a_502(drive, client):
+    """A server that cancels a stream has failed; the client gets words, not a reset."""
+    driver = drive(Relaying(), (client, "h2"))
+    driver.request()
+    upstream, message = driver.requests[0]
+    driver.receive(upstream.conn, upstream.peer.reset(message.key, ErrorCodes.CANCEL))
+    assert driver.answer.status == 502
+    assert b"CANCEL" in driver.answer.body
 
 
 @pytest.mark.parametrize("protocols", PROTOCOLS, ids="-".join)
@@ -780,6 +797,10 @@ def test_answer_set_in_requestheaders_goes_out_at_once(drive, client):
     assert (driver.answer.status, driver.answer.ended) == (407, True)
     driver.more(key, b"a" * 100, end=True)
     assert driver.layer.streams == {}
+    driver = drive(addon=addon, protocols=(client, "h1"))
+    driver.request(b"", method="GET")
+    assert driver.answer.status == 407
+    assert "connection" not in driver.answer.headers
 
 
 def test_request_killed_in_requestheaders(drive):
@@ -1130,3 +1151,103 @@ def test_control_is_not_copied_or_saved():
     assert replay.control_of(flow) is policy
     assert replay.control_of(flow.copy()) is None
     assert "control" not in repr(flow.get_state())
+
+
+# --- any history
+
+
+class Scene:
+    """A driver, and what its servers may still do; an action that makes no sense now does nothing."""
+
+    def __init__(self, protocols):
+        self.driver = Driver(Addon(self.policy()), client=protocols[0], upstream=protocols[1])
+        self.driver.start()
+        self.keys, self.stage = [], {}
+
+    @staticmethod
+    def policy():
+        class Any(Peeking):
+            limits = Limits(first_byte=5, idle=4)
+
+            def peeks(self, flow, response):
+                return response.status_code == 203
+
+            def decide(self, attempt):
+                choice = ("retry", "relay", "reply")[(attempt.number + len(self.attempts)) % 3]
+                attempt.decision = choice
+                if choice == "reply":
+                    attempt.response = http.Response.make(418, b"ours")
+
+            def cut(self, flow, limit):
+                return b"cut" if limit == "idle" else None
+
+        return Any()
+
+    def act(self, action, number):
+        driver, client = self.driver, self.driver.client
+        open_client = client.state is connection.ConnectionState.OPEN
+        waiting = not driver.h2_client and len(driver.answers) < len(self.keys)
+        if action == "request" and open_client and not waiting and len(self.keys) < 4:
+            self.keys.append(driver.request(b"x" * number))
+        elif action == "leave" and open_client and self.keys:
+            with contextlib.suppress(StreamClosedError):  # that one is over
+                driver.leave(self.keys[number % len(self.keys)])
+        elif action in {"refuse", "admit"}:
+            (driver.refuse.add if action == "refuse" else driver.refuse.discard)("a.test")
+        elif action == "pause":
+            driver.paused |= {"replay_attempt", "connect"} if number % 2 else {"requestheaders", "response"}
+        elif action == "resume":
+            driver.resume()
+        elif action == "advance":
+            driver.advance(number)
+        elif driver.requests:
+            self.serve(action, number)
+
+    def serve(self, action, number):
+        driver = self.driver
+        index = number % len(driver.requests)
+        upstream, message = driver.requests[index]
+        stage = self.stage.get(id(message), "new")
+        if upstream.conn.state is not connection.ConnectionState.OPEN or message.reset or stage == "over":
+            return
+        if action in {"401", "200", "203"} and stage == "new" and message.ended:
+            whole = number % 3 == 0
+            self.stage[id(message)] = "over" if whole else "open"
+            driver.respond(int(action), b"error" if number % 2 else b"g", {"x-a": "b"}, end=whole, index=index)
+        elif action in {"data", "end"} and stage == "open":
+            self.stage[id(message)] = "over" if action == "end" else "open"
+            driver.send(b"more", end=action == "end", index=index)
+        elif action in {"break", "hang up"}:
+            self.stage[id(message)] = "over"
+            (driver.break_off if action == "break" else driver.hang_up)(index)
+
+
+ACTIONS = {
+    "the client": ("request", "request", "leave"),
+    "mitmproxy": ("refuse", "admit", "pause", "resume", "advance"),
+    "a server": ("401", "200", "203", "data", "end", "break", "hang up"),
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(PROTOCOLS),
+    st.lists(
+        st.tuples(st.sampled_from([action for actions in ACTIONS.values() for action in actions]), st.integers(0, 9)),
+        min_size=3,
+        max_size=30,
+    ),
+)
+def test_no_history_leaves_anything_behind(protocols, history):
+    """Whatever client, servers, clock and hooks do in whatever order: no crash, no leak, no attempt too many."""
+    scene = Scene(protocols)
+    driver = scene.driver
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay_stream, "clock", lambda: driver.now)
+        scene.act("request", 1)
+        for action, number in history:
+            scene.act(action, number)
+        driver.finish()
+    assert len(driver.requests) <= 3 * len(scene.keys)
+    assert len(driver.answers) <= len(scene.keys)
+    assert not any(flow.live for flow in driver.flows)
