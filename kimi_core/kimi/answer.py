@@ -24,10 +24,10 @@ from kimi_core.wire.sse import Editor
 MAX_JSON = 8 * 1024 * 1024  # bytes of an answer that is no stream; a longer one passes, and nothing is noted
 
 # what a chunk must hold to be worth parsing; a key that is written with \u escapes passes unseen and unharmed
-CHAT_KEYS = (b'"reasoning_content"', b'"tool_calls"', b'"usage"', b'"error"')
+CHAT_KEYS = (b'"reasoning_content"', b'"tool_calls"', b'"usage"', b'"error"', DONE)
 FINISH, NOT_FINISHED = b'"finish_reason"', b'"finish_reason":null'
-MESSAGES_KEYS = (b'"message_start"', b'"message_delta"', b'"error"')
-MESSAGES_END = b'"message_stop"'
+MESSAGES_KEYS = (b'"message_', b'"error"')  # message_start, message_delta, message_stop
+MESSAGES_END = "message_stop"
 
 
 class ChatStream:
@@ -39,7 +39,7 @@ class ChatStream:
     def __init__(self, story: Story, memory: ReasoningMemory) -> None:
         self._story = story
         self._notes = ChatNotes(story, memory)
-        self._editor = Editor(self._chunk)
+        self._editor = Editor(self._chunk, self._look)
         self._began = False
         self._done = False
         self.feed = self._editor.feed  # one call less per chunk: nothing is to be done around it
@@ -58,11 +58,16 @@ class ChatStream:
         self._story.facts["error"] = error.code
         return end + openai_error_event(error)
 
+    def _look(self, data: bytes) -> bool:
+        return not self._began or _look_at_chat(data)  # the first chunk is parsed for its model
+
     def _chunk(self, payload: bytes) -> bytes | None:
-        if self._began and not _says_something(payload):
-            self._done = self._done or payload == DONE
+        if payload == DONE:
+            self._done = True
             return None
-        self._began = True  # the first chunk is parsed for its model
+        if not self._look(payload):
+            return None
+        self._began = True
         chunk = _parse(payload)
         if chunk is None:
             return None
@@ -76,7 +81,7 @@ class MessagesStream:
     def __init__(self, story: Story) -> None:
         self._story = story
         self._notes = MessagesNotes(story)
-        self._editor = Editor(self._event)
+        self._editor = Editor(self._event, _look_at_messages)
         self._done = False
         self.feed = self._editor.feed
 
@@ -93,12 +98,10 @@ class MessagesStream:
         return end + anthropic_error_event(error)
 
     def _event(self, payload: bytes) -> None:
-        if any(key in payload for key in MESSAGES_KEYS):
-            event = _parse(payload)
-            if event is not None:
-                self._notes.take(event, payload)
-        elif MESSAGES_END in payload:
-            self._done = True
+        event = _parse(payload) if _look_at_messages(payload) else None
+        if event is not None:
+            self._done = self._done or event.get("type") == MESSAGES_END
+            self._notes.take(event, payload)
 
 
 class JsonAnswer:
@@ -211,11 +214,15 @@ def _dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
-def _says_something(payload: bytes) -> bool:
-    for key in CHAT_KEYS:
-        if key in payload:
+def _look_at_chat(data: bytes) -> bool:
+    for key in CHAT_KEYS:  # a loop, as any() with a generator takes twice the time
+        if key in data:
             return True
-    return payload.count(FINISH) != payload.count(NOT_FINISHED)
+    return data.count(FINISH) != data.count(NOT_FINISHED)
+
+
+def _look_at_messages(data: bytes) -> bool:
+    return any(key in data for key in MESSAGES_KEYS)
 
 
 def _parse(payload: bytes) -> dict[str, Any] | None:

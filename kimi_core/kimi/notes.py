@@ -9,7 +9,6 @@ Everything here takes any JSON value and never raises.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,9 +48,8 @@ class ChatNotes:
             facts["error"] = str(classify(IN_STREAM, raw).reason)
         for choice in _objects(chunk.get("choices")):
             self._choice(choice)
-        usage = top_usage(chunk) or nested_usage(chunk)
-        if usage is not None:
-            facts.update(_openai_tokens(usage))
+        if b'"usage"' in raw:
+            facts.update(_openai_tokens(top_usage(chunk) or nested_usage(chunk) or {}))
 
     def end(self) -> None:
         """Remember what no finish_reason has completed: some services send none, and clients live with that."""
@@ -60,7 +58,8 @@ class ChatNotes:
 
     def _choice(self, choice: dict[str, Any]) -> None:
         index = choice.get("index")
-        index = index if isinstance(index, int) else 0
+        if not isinstance(index, int):
+            index = 0
         part = choice.get("delta") or choice.get("message")
         if isinstance(part, dict):
             self._part(index, part)
@@ -70,15 +69,18 @@ class ChatNotes:
             self._remember(index)
 
     def _part(self, index: int, part: dict[str, Any]) -> None:
-        thought, called = part.get("reasoning_content"), part.get("tool_calls")
-        if index not in self._choices and ((thought is None and not called) or len(self._choices) >= MAX_CHOICES):
-            return
-        state = self._choices.setdefault(index, _Choice())
+        thought, calls = part.get("reasoning_content"), _objects(part.get("tool_calls"))
+        state = self._choices.get(index)
+        if state is None:
+            if (thought is None and not calls) or len(self._choices) >= MAX_CHOICES:
+                return
+            state = self._choices[index] = _Choice()
         if isinstance(thought, str):
-            state.reasoning = [] if state.reasoning is None else state.reasoning
+            if state.reasoning is None:
+                state.reasoning = []
             state.reasoning.append(thought)
             self._room -= len(thought)
-        for call in _objects(called):
+        for call in calls:
             call_id = call.get("id")
             if isinstance(call_id, str) and call_id and self._calls > 0:
                 state.calls[call_id] = None
@@ -174,5 +176,7 @@ def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _objects(value: object) -> Iterator[dict[str, Any]]:
-    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
+def _objects(value: object) -> list[dict[str, Any]]:
+    if not value or not isinstance(value, list):
+        return []
+    return [item for item in value if isinstance(item, dict)]

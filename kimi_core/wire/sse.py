@@ -21,19 +21,27 @@ MAX_LINE = 4 * 1024 * 1024  # bytes of a line that are held back; chat chunks ar
 # one chunk may be some hundred KiB. A longer line is passed on unedited while it comes.
 BOM = b"\xef\xbb\xbf"
 _ENDS = b"\r\n"
+_EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 _BLANK = (b"\n", b"\r\n", b"\r")
 
 type Edit = Callable[[bytes], bytes | None]
 """Takes the value of a ``data:`` field, returns what replaces it (one line) or None to leave it. Must not raise."""
 
+type Look = Callable[[bytes], bool]
+"""Takes a chunk of whole events; False where *edit* would neither change nor want to see any line of it."""
+
 
 class Editor:
-    """Passes an event stream on and offers the value of every complete ``data:`` line to *edit*."""
+    """Passes an event stream on and offers the value of every complete ``data:`` line to *edit*.
 
-    __slots__ = ("_after_cr", "_edit", "_held", "_inside", "_limit", "_overlong", "_started")
+    A chunk of whole events that *look* says no to is passed on without being taken apart.
+    """
 
-    def __init__(self, edit: Edit, *, limit: int = MAX_LINE) -> None:
+    __slots__ = ("_after_cr", "_edit", "_held", "_inside", "_limit", "_look", "_overlong", "_started")
+
+    def __init__(self, edit: Edit, look: Look = bool, *, limit: int = MAX_LINE) -> None:
         self._edit = edit
+        self._look = look
         self._limit = limit
         self._held = bytearray()  # the incomplete line
         self._overlong = False  # within a line that is passed on as it comes
@@ -43,6 +51,10 @@ class Editor:
 
     def feed(self, data: bytes) -> bytes:
         """Take what came, return what may leave; the very same object where there is nothing to change."""
+        if data.endswith(_EVENT_ENDS) and not (self._held or self._overlong or self._look(data)):
+            self._inside = self._after_cr = False
+            self._started = True
+            return data
         if not data:
             return data
         lines = data.splitlines(keepends=True)  # of bytes: at LF, CRLF and CR, as the specification has it
@@ -86,10 +98,12 @@ class Editor:
             self._held = bytearray()
             changed = True
         for index in range(first, len(lines)):
-            new = self._line(lines[index])
-            if new is not None:
-                lines[index] = new
-                changed = True
+            line = lines[index]
+            if line.startswith(b"data:") or not self._started:  # asked here to spare a call for every other line
+                new = self._line(line)
+                if new is not None:
+                    lines[index] = new
+                    changed = True
         return changed
 
     def _line(self, line: bytes) -> bytes | None:
