@@ -19,6 +19,9 @@ type Thinking = Literal["plugin", "kimi-cli", "kimi-code"]
 type Region = Literal["cn", "global"]
 
 
+SECRETS = ("kimi_client_key",)  # their values are not repeated in messages
+
+
 class Settings(BaseModel):
     """The options of the addon, validated."""
 
@@ -130,4 +133,5 @@ def parse(values: dict[str, object]) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"Option {name}: {first['msg']} (got {first['input']!r}).") from error
+        got = "" if name in SECRETS else f" (got {first['input']!r})"
+        raise ConfigError(f"Option {name}: {first['msg']}{got}.") from (None if name in SECRETS else error)

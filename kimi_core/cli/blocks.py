@@ -29,7 +29,7 @@ PLACEHOLDER_KEY = "kimi-mitm"
 KEY_VARIABLE = "KIMI_MITM_KEY"
 # `off` is first: opencode takes the first variant of a model for the title of a session, whatever was chosen
 EFFORTS = ("off", "auto", "low", "medium", "high")
-WIDTH = 100  # columns of a JSON block
+WIDTH = 80  # columns of a JSON block, so that a terminal does not break its lines
 NO_PROXY = "localhost,127.0.0.1,::1"
 # where discovery failed: what kimi-cli assumes of a model of this name (kimi.md §4)
 _ALIAS_MODEL = Model(MODEL_ALIAS, PROVIDER_NAME, reasoning=True, image_in=True, video_in=True)
@@ -88,7 +88,7 @@ def blocks(catalog: Catalog, place: Place, output_limit: int | None = None) -> t
     return (
         Block(
             "opencode",
-            "opencode: into opencode.json, with HTTPS_PROXY set as below",
+            "opencode: into ~/.config/opencode/opencode.json, with HTTPS_PROXY set as below",
             _dump(opencode(models, place, output_limit)),
             "json",
             base_url_note,
@@ -198,13 +198,10 @@ def _opencode_key(place: Place) -> str:
 
 
 def _key_notes(place: Place) -> tuple[str, ...]:
-    match place.key:
-        case Key.NONE:
-            return ()
-        case Key.MADE:
-            return (f"The proxy asks for a key: put what {place.key_file} holds as `key` into {KEY_VARIABLE}.",)
-        case Key.CHOSEN:
-            return (f"The proxy asks for a key: put the value of kimi_client_key into {KEY_VARIABLE}.",)
+    if place.key is Key.NONE:
+        return ()
+    source = f"what {place.key_file} holds as `key`" if place.key is Key.MADE else "the value of kimi_client_key"
+    return (f"The proxy asks for a key: put {source} into {KEY_VARIABLE}.",)
 
 
 def _shell(place: Place) -> str:
@@ -259,11 +256,19 @@ def _powershell_quote(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _dump(value: Any, indent: int = 0) -> str:
-    """Return *value* as JSON in which whatever fits on a line stands on one."""
+def _dump(value: Any, indent: int = 0, used: int = 0) -> str:
+    """Return *value* as JSON in which what fits on a line of `WIDTH` columns, *used* of them taken, stands on one."""
     flat = json.dumps(value, ensure_ascii=False)
-    if not isinstance(value, dict) or indent + len(flat) <= WIDTH:
+    if not isinstance(value, dict | list) or used + len(flat) < WIDTH:
         return flat
+    names = (
+        [f"{json.dumps(key, ensure_ascii=False)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
+    )
+    items = value.values() if isinstance(value, dict) else value
     inner = " " * (indent + 2)
-    items = (f"{inner}{json.dumps(key, ensure_ascii=False)}: {_dump(item, indent + 2)}" for key, item in value.items())
-    return "{\n" + ",\n".join(items) + "\n" + " " * indent + "}"
+    lines = (
+        f"{inner}{name}{_dump(item, indent + 2, len(inner) + len(name))}"
+        for name, item in zip(names, items, strict=True)
+    )
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    return f"{left}\n" + ",\n".join(lines) + "\n" + " " * indent + right

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_origin
 
+import httpx
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -38,7 +39,10 @@ _NEIGHBOURS: dict[str, type] = {
 }
 _MODES_WITH_CLIENTS = ("regular", "upstream")  # where clients take the listener for an HTTP proxy
 # mitmproxy.net.server_spec: scheme optional, a host or [IPv6], port optional, no path
-_SERVER = re.compile(r"(?:(?P<scheme>https?)://)?(?P<host>[^:/@]+|\[[^\]]+\])(?::(?P<port>\d{1,5}))?/?")
+_SERVER = re.compile(
+    r"(?:(?P<scheme>https?)://)?(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]{1,5}))?/?", re.ASCII
+)
+LAST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +131,21 @@ def _is_list(name: str) -> bool:
 
 def _neighbour(name: str, value: Any) -> Any:
     kind = _NEIGHBOURS[name]
-    if kind is int and isinstance(value, str) and value.isdecimal():
-        value = int(value)
+    if kind is int:
+        return _port(value)
     items = value if isinstance(value, list) else [""]
     if not isinstance(value, kind) or not all(isinstance(item, str) for item in items):
-        wanted = {str: "text", int: "a number", list: "a list of texts"}[kind]
+        wanted = "text" if kind is str else "a list of texts"
         raise ConfigError(f"mitmproxy's option {name} must be {wanted}.")
+    return value
+
+
+def _port(value: Any) -> int:
+    """Return a port given as a number or, on a command line or in a mode, as text."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}", value):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LAST_PORT:
+        raise ConfigError("mitmproxy's listen_port, and what stands behind the @ of a mode, must be a port.")
     return value
 
 
@@ -165,11 +178,18 @@ def _path(value: str | None) -> str | None:
 
 
 def _server(data: str) -> str:
+    # what was given is not repeated: people write a name and a password there, which mitmproxy does not take either
+    problem = "mitmproxy's mode upstream:… names no proxy; it must be upstream:http://host:port."
     found = _SERVER.fullmatch(data)
-    if not found:
-        raise ConfigError(f"mitmproxy's mode upstream:{data} names no proxy (expected upstream:http://host:port).")
+    if not found or int(found["port"] or 0) > LAST_PORT:
+        raise ConfigError(f"{problem} A name and a password belong in upstream_auth.")
     scheme = found["scheme"] or "http"
-    return f"{scheme}://{found['host']}:{found['port'] or {'http': 80, 'https': 443}[scheme]}"
+    url = f"{scheme}://{found['host']}:{found['port'] or {'http': 80, 'https': 443}[scheme]}"
+    try:
+        httpx.Proxy(url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ConfigError(problem) from error
+    return url
 
 
 def _listener(options: Mapping[str, Any]) -> tuple[str, int]:
@@ -178,9 +198,7 @@ def _listener(options: Mapping[str, Any]) -> tuple[str, int]:
     listen = next((listen for kind, _, listen in _modes(options) if kind in _MODES_WITH_CLIENTS), "")
     if listen:
         own_host, _, own_port = listen.rpartition(":")
-        if not own_port.isdecimal():
-            raise ConfigError(f"mitmproxy's mode listens at {listen!r}, which names no port.")
-        host, port = own_host or host, int(own_port)
+        host, port = own_host or host, _port(own_port)
     return _reachable(host.strip("[]")), port
 
 

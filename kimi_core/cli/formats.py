@@ -17,8 +17,3 @@ def tokens(count: int | None) -> str:
         if count >= size and count % size == 0:
             return f"{count // size}{unit}"
     return f"{count:,}"
-
-
-def amount(number: float) -> str:
-    """Return a number without a fraction that is none: ``40``, ``12.5``."""
-    return f"{number:g}" if number != int(number) else f"{int(number)}"

@@ -291,7 +291,8 @@ def _money(cents: int, booster: Booster) -> str:
 def _models_view(catalog: Catalog) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("id", "name", "context", "inputs", "efforts", "default"):
-        table.add_column(name, justify="right" if name == "context" else "left", overflow="fold")
+        solid = name in ("id", "context", "default")
+        table.add_column(name, justify="right" if name == "context" else "left", overflow="fold", no_wrap=solid)
     for model in catalog.models:
         table.add_row(
             Text(model.id, style="bold"),

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, TextIO
 
-import click
 from rich.console import Console, RenderableType
 
 from kimi_core.errors import ConfigError, KimiMitmError, LoginDead, NotLoggedIn
@@ -77,11 +76,12 @@ class Output:
 
     def emit(self, data: Mapping[str, Any]) -> None:
         """Print one JSON object on one line, at once."""
-        click.echo(json.dumps(data))
+        self.raw(json.dumps(data))
 
     def raw(self, text: str) -> None:
         """Print *text* exactly as it is: it will be copied or piped."""
-        click.echo(text)
+        self.console.file.write(f"{text}\n")
+        self.console.file.flush()
 
     def show(self, report: Report) -> ExitCode:
         """Print *report* and return its exit code."""

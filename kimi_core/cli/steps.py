@@ -19,6 +19,7 @@ from kimi_core.cli.blocks import Block
 from kimi_core.cli.output import Output, error_object
 from kimi_core.errors import KimiMitmError
 
+QR_BORDER = 2  # modules; cameras do with less than the standard's four, and small terminals need it
 HEARTBEAT = 10.0  # seconds between two "waiting" lines in JSON
 
 
@@ -80,6 +81,7 @@ class Steps(AbstractContextManager["Steps"]):
         if names := ", ".join(str(model["id"]) for model in models):
             self.out.console.print(Text(f"Models of the plan: {names}"), soft_wrap=True)
         show_blocks(self.out, blocks)
+        self.out.console.print("\nTo see any of this again: kimi-mitm models --block NAME", soft_wrap=True)
 
     def _show_code(self, code: Code) -> None:
         console = self.out.console
@@ -188,6 +190,6 @@ def qr(url: str, width: int, encoding: str) -> str:
     if not encoding.lower().startswith("utf"):
         return ""
     buffer = io.StringIO()
-    segno.make(url, error="l", micro=False).terminal(buffer, compact=True)
+    segno.make(url, error="l", micro=False).terminal(buffer, compact=True, border=QR_BORDER)
     text = buffer.getvalue()
     return text if max(map(len, text.splitlines())) <= width else ""

@@ -1,8 +1,13 @@
+import json
+import tempfile
 from pathlib import Path
 
+import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from kimi_core.cli.configuration import Configuration, load
+from kimi_core.cli.configuration import _NEIGHBOURS, Configuration, load
 from kimi_core.errors import ConfigError
 from kimi_core.outbound import Outbound
 from kimi_core.settings import Settings
@@ -79,14 +84,20 @@ def test_set_wins_over_the_file(tmp_path, overrides, field, value):
         ("", ("kimi_regoin=cn",), "kimi_regoin"),
         ("", ("kmi_region=cn",), "kmi_region"),
         ("", ("=cn",), "means nothing"),
-        ("", ("listen_port=high",), "listen_port must be a number"),
+        ("", ("listen_port=high",), "listen_port"),
+        ("", ("listen_port=\u0663",), "listen_port"),
+        ("listen_port: 65536", (), "listen_port"),
+        ("listen_port: -1", (), "listen_port"),
+        ("listen_port: [1]", (), "listen_port"),
         ("listen_host: [a]", (), "listen_host must be text"),
         ("mode: regular", (), "mode must be a list of texts"),
         ("mode: [1]", (), "mode must be a list of texts"),
-        ("mode: ['upstream:ftp://x']", (), "upstream:ftp://x"),
+        ("mode: ['upstream:ftp://x']", (), "names no proxy"),
+        ("mode: ['upstream:http://x:99999']", (), "names no proxy"),
+        ("mode: ['upstream:http://[1::2::3]:1']", (), "names no proxy"),
         ("mode: ['upstream:']", (), "names no proxy"),
         ("mode: ['upstream:http://u:p@h:1']", (), "names no proxy"),
-        ("mode: ['regular@high']", (), "'high'"),
+        ("mode: ['regular@high']", (), "must be a port"),
         ("mode: [unclosed", (), "no valid YAML at line"),
         ("kimi_region: \x00", (), "no valid YAML"),
         ("- a list", (), "must hold options"),
@@ -169,3 +180,40 @@ def test_another_folder(tmp_path):
     configuration = load(Path("/nowhere"), [f"confdir={tmp_path}"])
     assert configuration.settings.kimi_region == "global"
     assert configuration.ca_certificate == tmp_path / "mitmproxy-ca-cert.pem"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mode: ['upstream:http://user:fake-secret@proxy:1']",
+        "mode: ['upstream:http://user:x@fake-secret']",
+        "upstream_auth: [fake-secret]",
+        "kimi_client_key: [fake-secret]",
+        "upstream_auth: fake-secret\nkimi_client_key: {a: [",
+    ],
+)
+def test_no_mistake_repeats_a_password(tmp_path, text):
+    """Where a secret stands in the wrong place or shape, the sentence does not show it."""
+    with pytest.raises(ConfigError) as caught:
+        configure(tmp_path, text)
+    assert "fake-secret" not in str(caught.value)
+    assert "fake-secret" not in repr(caught.value.__cause__ if "YAML" not in str(caught.value) else None)
+
+
+names = st.sampled_from([*_NEIGHBOURS, *Settings.model_fields, "showhost"])
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12)
+modes = st.from_regex(r"(upstream|regular|reverse)(:(http://)?[a-z\[\]:.0-9]{0,12})?(@[a-z:0-9]{0,8})?", fullmatch=True)
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(names, scalars | st.lists(scalars, max_size=3) | st.lists(modes, min_size=1, max_size=2)))
+def test_any_values_load_or_are_told(values):
+    """Whatever stands in the file, it is a configuration whose HTTP client can be made, or one ConfigError."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "config.yaml").write_text(json.dumps(values), encoding="utf-8")
+        try:
+            found = load(Path(folder))
+        except ConfigError:
+            return
+    assert httpx.URL(found.proxy_url).port in (found.port, None)
+    assert found.outbound.proxy is None or httpx.Proxy(found.outbound.proxy)
