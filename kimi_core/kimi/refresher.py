@@ -42,9 +42,10 @@ from kimi_core.tokens import OAuthToken
 LIFETIME = 2 * LOCK_WAIT + 20  # seconds after which the process ends whatever it is doing: the wait, the work, slack
 CREATE_NEW_PROCESS_GROUP = 0x200  # the numbers of subprocess, which has them on Windows only
 DETACHED_PROCESS = 0x8
+SUPERVISOR = "kimi-refresh"  # name of the threads that wait for a process
 READY = {"ready": True}
-BOOT = (
-    "import sys; root = sys.argv[1]; root in sys.path or sys.path.insert(0, root); "
+BOOT = (  # without click, httpx leaves out its own command line, with rich and pygments: a third of all imports here
+    "import sys; root = sys.argv[1]; root in sys.path or sys.path.insert(0, root); sys.modules['click'] = None; "
     "from kimi_core.kimi.refresher import main; main()"
 )
 ERRORS: dict[str, type[KimiMitmError]] = {
@@ -106,7 +107,7 @@ async def _supervised(job: Job) -> list[dict[str, Any]]:
             loop.call_soon_threadsafe(_settle, result, output)
 
     # a thread that nobody joins: asyncio's own subprocesses are killed, and executors waited for, when a loop ends
-    threading.Thread(target=wait, name="kimi-refresh", daemon=True).start()
+    threading.Thread(target=wait, name=SUPERVISOR, daemon=True).start()
     return await result
 
 

@@ -4,10 +4,10 @@ import asyncio
 import io
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +59,14 @@ def log_in(fake: FakeOAuth, job: Job, left: float = 1.0) -> StoredLogin:
     login = StoredLogin(job.folder, job.site.slot)
     login.put(OAuthToken.from_response(fake.login(), time.time() - 900 + left))
     return login
+
+
+def supervisors_end() -> None:
+    """Wait for the threads that wait for the other process."""
+    for thread in threading.enumerate():
+        if thread.name == refresher.SUPERVISOR:
+            thread.join(20.0)
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("way", [in_child, in_process])
@@ -167,8 +175,8 @@ async def test_a_caller_that_leaves_does_not_stop_the_refresh(fake: FakeOAuth, s
     with pytest.raises(asyncio.CancelledError):
         await caller
     served.run(gate.set)
-    async with login.document.alock(20.0):
-        token = login.token()
+    await asyncio.to_thread(supervisors_end)
+    token = login.token()
     assert token is not None
     assert fake.valid(token.access_token)
 
@@ -185,8 +193,8 @@ def test_a_loop_that_ends_does_not_stop_the_refresh(fake: FakeOAuth, served: Ser
 
     asyncio.run(leave())
     served.run(gate.set)
-    with login.document.lock(20.0):
-        token = login.token()
+    supervisors_end()
+    token = login.token()
     assert token is not None
     assert fake.valid(token.access_token)
 
@@ -290,7 +298,6 @@ def test_it_starts_as_a_module_too(fake: FakeOAuth, job: Job) -> None:
         capture_output=True,
         cwd=Path(refresher.__file__).parents[2],
         check=True,
-        env={**os.environ, "COVERAGE_PROCESS_CONFIG": ""},
         timeout=60,
     )
     assert [json.loads(line) for line in done.stdout.splitlines()] == [{"ready": True}, {"outcome": "adopted"}]
