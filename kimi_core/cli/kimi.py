@@ -292,7 +292,9 @@ def _models_view(catalog: Catalog) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("id", "name", "context", "inputs", "efforts", "default"):
         solid = name in ("id", "context", "default")
-        table.add_column(name, justify="right" if name == "context" else "left", overflow="fold", no_wrap=solid)
+        table.add_column(
+            name, justify="right" if name == "context" else "left", overflow="fold", no_wrap=solid, min_width=len(name)
+        )
     for model in catalog.models:
         table.add_row(
             Text(model.id, style="bold"),
