@@ -83,8 +83,8 @@ class Editor:
         The incomplete line is dropped: the client has seen nothing of it and could make nothing of half of it.
         """
         self._held = bytearray()
-        lone = self._overlong or self._after_cr  # the first LF only ends the line, or only belongs to its CR
-        end = b"" if not (self._overlong or self._inside) else b"\n\n" if lone else b"\n"
+        # two line ends: the first may only end the line, or only complete the CR that left last
+        end = b"\n\n" if self._overlong or self._inside else b""
         self._overlong = self._inside = self._after_cr = False
         return end
 

@@ -133,16 +133,17 @@ def test_after_a_cut_an_event_stands_alone(data, cuts, limit):
         ([], b""),
         ([b"data: a\n\n"], b""),
         ([b"data: a\n\ndata: half"], b""),
-        ([b"data: a\n"], b"\n"),
-        ([b"data: a\ndata: half"], b"\n"),
+        ([b"data: a\n"], b"\n\n"),
+        ([b"data: a\rhalf"], b"\n\n"),
+        ([b"data: a\ndata: half"], b"\n\n"),
         ([b"data: a\r"], b"\n\n"),
-        ([b"data: a\r", b"\n"], b"\n"),
+        ([b"data: a\r", b"\n"], b"\n\n"),
         ([b"data: a\r", b"\n\n"], b""),
         ([b"data: a\r", b"\r"], b""),
-        ([b"data: a\r", b"b", b"\n"], b"\n"),
+        ([b"data: a\r", b"b", b"\n"], b"\n\n"),
         ([b"data: a\r", b"b", b"\n", b"\n"], b""),
         ([b"data: longer than the limit"], b"\n\n"),
-        ([b"data: longer than the limit\n"], b"\n"),
+        ([b"data: longer than the limit\n"], b"\n\n"),
     ],
 )
 def test_cut(chunks, end):
@@ -207,3 +208,14 @@ def test_one_byte_chunks_cost_linear_time():
 def test_events(stream, expected):
     """A finished stream is read as the standard says."""
     assert list(events(stream)) == expected
+
+
+def test_a_chunk_of_whole_events_is_looked_at_first():
+    """What the look says no to is not taken apart; half an event, or the rest of one, is never skipped."""
+    seen = []
+    editor = Editor(seen.append, lambda data: b"x" in data)
+    for chunk in (b"data: a\n\n", b"data: b\r\n\r\n", b"data: x1\n\ndata: c\n\n", b"data: x", b"2\n\n", b"data: d\n"):
+        editor.feed(chunk)
+    assert seen == [b"x1", b"c", b"x2", b"d"]
+    assert editor.feed(b"\n\n") == b"\n\n"
+    assert editor.cut() == b""
