@@ -14,6 +14,7 @@ from kimi_core.store import Document
 from kimi_core.tokens import OAuthToken, digest
 
 REJECTION_LIFE = 300.0  # seconds before a rejected refresh token may be tried once more, as in kimi-cli (kimi.md §1.5)
+REJECTED = "The login service no longer accepts this login."
 
 
 class StoredLogin:

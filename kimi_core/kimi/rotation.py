@@ -24,7 +24,7 @@ from typing import Any
 from kimi_core.errors import LoginDead, NotLoggedIn, StoreDamaged, StoreError
 from kimi_core.exchange import Headers
 from kimi_core.kimi.constants import Site
-from kimi_core.kimi.logins import StoredLogin
+from kimi_core.kimi.logins import REJECTED, StoredLogin
 from kimi_core.tokens import OAuthToken, digest
 
 LOCK_WAIT = 100.0  # seconds; one holder needs 3 tries of 30 s, 1 + 2 s between them and 1 s after a rejection at most
@@ -95,7 +95,7 @@ async def rotate(
         rejected: OAuthToken | None = None
         while not job.done_by(token, clock()):
             if login.held_back(token, clock()):
-                raise LoginDead("The login service no longer accepts this login.")
+                raise LoginDead(REJECTED)
             login.document.probe()
             try:
                 new = await refresh(token)

@@ -26,7 +26,7 @@ from kimi_core.errors import (
 )
 from kimi_core.exchange import Headers
 from kimi_core.kimi.constants import Site
-from kimi_core.kimi.logins import StoredLogin
+from kimi_core.kimi.logins import REJECTED, StoredLogin
 from kimi_core.kimi.refresher import Refresher, in_child
 from kimi_core.kimi.rotation import LOCK_WAIT, Job
 from kimi_core.tokens import OAuthToken, SingleFlight, digest
@@ -168,7 +168,7 @@ class Session:
         except StoreError as error:
             return SessionStatus(self.site.slot, path, "damaged", problem=error.sentence)
         if rejected_at is not None:
-            problem = LoginDead("The login service no longer accepts this login.").sentence
+            problem = LoginDead(REJECTED).sentence
             return SessionStatus(self.site.slot, path, "dead", token.expires_at, problem)
         state = "ok" if token.remaining(self._clock()) > 0 else "expired"
         return SessionStatus(self.site.slot, path, state, token.expires_at)
@@ -213,7 +213,7 @@ class Session:
         async def flight() -> OAuthToken:
             token = self._stored()
             if self._login.held_back(token, self._clock()) and not job.done_by(token, self._clock()):
-                raise LoginDead("The login service no longer accepts this login.")
+                raise LoginDead(REJECTED)
             await self._refresher(job)
             self._next_try = 0.0
             return self._stored()
