@@ -152,7 +152,7 @@ class ReplayStream(StockStream):
                         steps.close()  # the rest of the request must not follow
                         steps, reply = self._refuse(UNSEALED), None
                         continue
-                    command.event.request = sealed
+                    command.event.request = _framed(sealed, command)
                 elif isinstance(command.event, RequestEndOfMessage):
                     self._since = clock()
                 command.event.stream_id = self._upstream_id
@@ -474,6 +474,15 @@ class ReplayStream(StockStream):
             yield from super().handle_protocol_error(failure)
         else:
             yield from self.handle_protocol_error(failure)
+
+
+def _framed(request: http.Request, command: SendHttp) -> http.Request:
+    """Say where the body ends: HTTP/2 need not, and mitmproxy then sends HTTP/1.1 a body that no server can tell."""
+    assert isinstance(command.event, RequestHeaders)
+    needless = command.event.end_stream or command.connection.alpn in {b"h2", b"h3"}
+    if not (needless or {"content-length", "transfer-encoding"} & {name.lower() for name in request.headers}):
+        request.headers["transfer-encoding"] = "chunked"
+    return request
 
 
 def enable() -> None:

@@ -8,6 +8,7 @@ still but for `advance`.
 from __future__ import annotations
 
 import collections
+import functools
 import inspect
 from dataclasses import dataclass, field
 
@@ -226,6 +227,15 @@ class H2Peer:
         return self.conn.data_to_send()
 
 
+@functools.cache
+def options_with(**values):
+    """Return mitmproxy's options; made once, since that takes longer than most tests."""
+    made = options.Options()
+    Proxyserver().load(made)
+    made.update(http2_ping_keepalive=0, **values)  # its wakeups never end
+    return made
+
+
 @dataclass(eq=False)
 class Upstream:
     """A server connection that was opened, and the peer at its end."""
@@ -242,9 +252,7 @@ class Driver:
     """
 
     def __init__(self, addon=None, *, client="h1", upstream="h1", mode=HTTPMode.regular, **opts):
-        self.opts = options.Options()
-        Proxyserver().load(self.opts)
-        self.opts.update(http2_ping_keepalive=0, **opts)  # its wakeups never end
+        self.opts = options_with(**opts)
         self.h2_client, self.upstream_alpn = client == "h2", upstream
         self.client = connection.Client(
             peername=("127.0.0.1", 1),
