@@ -50,7 +50,7 @@ format: setup-dev ## let ruff write the layout
 	$(BIN)/ruff check --fix .
 
 bench: setup-dev ## measure what the addon costs
-	$(BIN)/python benchmarks/run.py $(ARGS)
+	@set -e; for each in benchmarks/*.py; do $(BIN)/python $$each $(ARGS); done
 
 check-upstream: setup-dev ## compare the pinned client versions with the newest released ones
 	$(BIN)/python scripts/check_upstream.py $(ARGS)
