@@ -23,6 +23,7 @@ interpreter's own limit.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any, Self
 
@@ -84,40 +85,38 @@ class Document:
 
     def _gives_back(self, body: bytes, values: dict[str, Any]) -> bool:
         """Tell whether the fast writer gives *body* back but for white space; its pieces are kept then."""
-        tokens = self._write(values)
-        if _consists_of(body, tokens):
+        if _consists_of(body, self._write(values)):
             return True
-        bare = body.translate(None, _SPACE)
+        if body.isascii() and rb"\u" in body:
+            self._ascii = True
+            self._pieces.clear()
+            if _consists_of(body, self._write(values)):
+                return True
         # white space within strings is struck out too, on both sides: what could be lost (digits, members) has none
-        if b"".join(tokens).translate(None, _SPACE) == bare:
-            return True
-        self._ascii = rb"\u" in bare
-        self._pieces.clear()
-        return self._ascii and b"".join(self._write(values)).translate(None, _SPACE) == bare
+        return b"".join(self._write(values)).translate(None, _SPACE) == body.translate(None, _SPACE)
 
-    def _write(self, values: dict[str, Any]) -> list[bytes]:
-        """Return *values* as JSON by the fast writer, in pieces, and keep those of the elements."""
-        out = []
+    def _write(self, values: dict[str, Any]) -> Iterator[bytes]:
+        """Yield *values* as JSON by the fast writer, in pieces, and keep those of the elements."""
         before = b"{"
         for key, value in values.items():
-            out.append(before + to_json(key, ensure_ascii=self._ascii) + b":")
+            yield before + to_json(key, ensure_ascii=self._ascii) + b":"
             if key in self.PIECES and isinstance(value, list):
-                self._write_elements(value, out)
+                yield from self._write_elements(value)
             else:
-                out.append(to_json(value, ensure_ascii=self._ascii))
+                yield to_json(value, ensure_ascii=self._ascii)
             before = b","
-        out.append(b"}" if values else b"{}")
-        return out
+        yield b"}" if values else b"{}"
 
-    def _write_elements(self, elements: list[Any], out: list[bytes]) -> None:
+    def _write_elements(self, elements: list[Any]) -> Iterator[bytes]:
         before = b"["
         for element in elements:
             known = self._pieces.get(id(element))
             if known is None:
                 known = self._pieces[id(element)] = (element, to_json(element, ensure_ascii=self._ascii))
-            out += (before, known[1])
+            yield before
+            yield known[1]
             before = b","
-        out.append(b"]" if elements else b"[]")
+        yield b"]" if elements else b"[]"
 
     def touch(self, element: object) -> None:
         """Say that *element* of a list in `PIECES` was, or is going to be, edited."""
@@ -167,8 +166,8 @@ class Document:
             raise BadRequest(_TOO_DEEP) from error
 
 
-def _consists_of(body: bytes, pieces: list[bytes]) -> bool:
-    """Tell whether *body* is *pieces* and nothing else, without making another copy of it."""
+def _consists_of(body: bytes, pieces: Iterable[bytes]) -> bool:
+    """Tell whether *body* is *pieces* and nothing else; no copy is made, and the first difference ends it."""
     at = 0
     for piece in pieces:
         if not body.startswith(piece, at):
