@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +25,7 @@ from kimi_core.kimi.session import Session
 from kimi_core.outbound import Outbound
 from kimi_core.tokens import OAuthToken
 from tests.servers.kimi import FakeKimi
-from tests.servers.serve import ALPN, Background, Service
+from tests.servers.serve import ALPN, HTTP1, Background, Service
 from tests.servers.upstream import UpstreamProxy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,6 +38,7 @@ POLL_SECONDS = 0.05
 CLIENT_SECONDS = 20.0
 WEB_PASSWORD = "fake-web-password"
 NEVER_LOGGED = ("Traceback", "has crashed", "never retrieved", "never awaited")
+_SECRET = re.compile(rb"fake-[a-z-]+[0-9]+(?:-[0-9]+)?")  # what FakeOAuth hands out, found in one pass
 _KEPT = ("PATH", "LANG", "TMPDIR", "SYSTEMROOT")
 
 
@@ -70,6 +71,15 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
         "PYTHONUNBUFFERED": "1",
     }
     return kept | own | dict(extra or {})
+
+
+class _Context(ssl.SSLContext):
+    """Offers `fixed` where it is set: httpx always offers HTTP/1.1 first, and the order decides."""
+
+    fixed: list[str]
+
+    def set_alpn_protocols(self, alpn_protocols: Iterable[str]) -> None:
+        super().set_alpn_protocols(self.fixed or alpn_protocols)
 
 
 class World:
@@ -122,7 +132,8 @@ class Proxy:
     """One process. Start it with `with`; leaving asserts that its log is clean and holds no secret.
 
     *named* sends everything through the world's upstream proxy, so that the real host names are in use; otherwise
-    the site is the fake's own address. `data` is where logins lie; two proxies may share one.
+    the site is the fake's own address. `data` is where logins lie; two proxies may share one. *wait* False does not
+    wait until it answers; *faults_expected* leaves its log unchecked.
     """
 
     def __init__(
@@ -140,6 +151,9 @@ class Proxy:
         data: Path | None = None,
         listen_host: str | None = None,
         secrets: Sequence[str] = (),
+        trusted: Path | None = None,
+        wait: bool = True,
+        faults_expected: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.world = world
@@ -153,6 +167,9 @@ class Proxy:
         self.home = folder / "home"
         self.home.mkdir(exist_ok=True)
         self.more_secrets = set(secrets)
+        self.trusted = trusted or world.ca_file
+        self.wait = wait
+        self.faults_expected = faults_expected
         self._mode, self._options, self._scripts, self._listen_host = mode, options, scripts, listen_host
         self.confdir = folder / "confdir"
         shutil.copytree(confdir, self.confdir, dirs_exist_ok=True)
@@ -170,13 +187,13 @@ class Proxy:
 
     def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
         self.stop()
-        if kind is None:
+        if kind is None and not self.faults_expected:
             self.assert_clean()
 
     def command(self) -> list[str]:
         words = [str(Path(sys.executable).with_name(self.tool)), "-p", str(self.port), "-w", str(self.flow_file)]
         words += ["--set", f"confdir={self.confdir}", "--set", "termlog_verbosity=debug"]
-        words += ["--set", f"ssl_verify_upstream_trusted_ca={self.world.ca_file}"]
+        words += ["--set", f"ssl_verify_upstream_trusted_ca={self.trusted}"]
         if self._listen_host:
             words += ["--listen-host", self._listen_host]
         modes = self._mode or ([f"upstream:http://127.0.0.1:{self.world.upstream.port}"] if self.named else [])
@@ -201,7 +218,8 @@ class Proxy:
 
     def start(self) -> None:
         self.launch()
-        wait_until(self._ready, "the proxy's start")
+        if self.wait:
+            wait_until(self._ready, "the proxy's start")
 
     def _ready(self) -> bool:
         assert self._process is not None
@@ -210,8 +228,11 @@ class Proxy:
             answer = httpx.get(f"http://127.0.0.1:{self.port}/health", trust_env=False, timeout=5.0)
         except httpx.TransportError:
             return False
-        served = ADDON in self._scripts
-        return bool(answer.status_code == 200) if served else True
+        # without the addon mitmproxy answers that it does not connect to itself; in reverse mode the server answers
+        return answer.status_code in {200, 407} or not self._scripts or bool(self._mode)
+
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def stop(self) -> int:
         process, self._process = self._process, None
@@ -230,25 +251,36 @@ class Proxy:
         log = self.log()
         for word in NEVER_LOGGED:
             assert word not in log, log
-        secrets = self.secrets()
         for path in (self.log_file, self.flow_file):
-            content = path.read_bytes() if path.exists() else b""
-            found = [secret for secret in secrets if re.search(rb"%s(?![0-9])" % re.escape(secret.encode()), content)]
+            found = self.secrets_in(path.read_bytes() if path.exists() else b"")
             assert not found, f"{path.name} holds {len(found)} secrets"
 
+    def secrets_in(self, content: bytes) -> set[str]:
+        """Return the secrets that *content* holds."""
+        seen = {found.decode() for found in _SECRET.findall(content)}
+        return (seen & self.secrets()) | {secret for secret in self.more_secrets if secret.encode() in content}
+
     def secrets(self) -> set[str]:
-        return self.world.kimi.secrets() | self.more_secrets
+        """Return what the fake has handed out so far."""
+        secrets = self.world.kimi.secrets()
+        assert all(_SECRET.fullmatch(secret.encode()) for secret in secrets)
+        return secrets
 
     # what it says
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
-    def flows(self) -> list[HTTPFlow]:
-        """Return the flows that the file holds by now."""
+    def flow_bytes(self) -> int:
+        """Return the size of the flow file: where the flows of what follows will begin."""
+        return self.flow_file.stat().st_size if self.flow_file.exists() else 0
+
+    def flows(self, since: int = 0) -> list[HTTPFlow]:
+        """Return the flows that the file holds by now, from offset *since* on."""
         if not self.flow_file.exists():
             return []
         with self.flow_file.open("rb") as file:
+            file.seek(since)
             return [flow for flow in FlowReader(file).stream() if isinstance(flow, HTTPFlow)]
 
     # who uses it
@@ -271,20 +303,26 @@ class Proxy:
     def ca_file(self) -> Path:
         return self.confdir / "mitmproxy-ca-cert.pem"
 
-    def trust(self) -> ssl.SSLContext:
-        """Return what a client trusts that was told of the proxy's CA; the fakes' own is added for tunnels."""
-        context = ssl.create_default_context(cafile=self.ca_file)
+    def trust(self, alpn: Sequence[str] = ()) -> ssl.SSLContext:
+        """Return what a client trusts that was told of the proxy's CA; the fakes' own is added for tunnels.
+
+        *alpn* is offered whatever the client library wants to offer.
+        """
+        context = _Context(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(self.ca_file)
         context.load_verify_locations(self.world.ca_file)
+        context.fixed = list(alpn)
         return context
 
     @contextmanager
-    def client(self, *, http2: bool = False, http1: bool = True, **more: Any) -> Iterator[httpx.Client]:
+    def client(self, *alpn: str, **more: Any) -> Iterator[httpx.Client]:
+        """Yield a client that offers *alpn* (HTTP/1.1 alone where none is given), in this order."""
+        offers = alpn or HTTP1
         with httpx.Client(
             base_url=self.base,
             proxy=self.url,
-            verify=self.trust(),
-            http1=http1,
-            http2=http2,
+            verify=self.trust(offers),
+            http2="h2" in offers,
             trust_env=False,
             timeout=CLIENT_SECONDS,
             **more,

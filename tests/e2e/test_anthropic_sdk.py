@@ -16,10 +16,8 @@ def make(proxy, way):
         http = anthropic.DefaultHttpxClient(trust_env=False)
         base = f"{proxy.url}/kimi"
     else:
-        h2 = way == "h2"
-        http = anthropic.DefaultHttpxClient(
-            proxy=proxy.url, verify=proxy.trust(), http1=not h2, http2=h2, trust_env=False
-        )
+        trust = proxy.trust([{"h1": "http/1.1", "h2": "h2"}[way]])
+        http = anthropic.DefaultHttpxClient(proxy=proxy.url, verify=trust, http2=way == "h2", trust_env=False)
         base = "https://api.kimi.com/coding/"
     return anthropic.Anthropic(
         base_url=base, api_key="client-key", http_client=http, max_retries=0, timeout=CLIENT_SECONDS

@@ -14,14 +14,14 @@ def plain(request, start_module_proxy):
     return start_module_proxy(named=request.param, scripts=(), login=False)
 
 
-@pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
-def test_a_plain_mitmdump_leads_to_the_fake_over_tls(world, plain, http2):
+@pytest.mark.parametrize("alpn", ["http/1.1", "h2"])
+def test_a_plain_mitmdump_leads_to_the_fake_over_tls(world, plain, alpn):
     """A client's own token reaches the fake; both sides speak TLS and the chosen protocol."""
     token = world.kimi.oauth.login()["access_token"]
-    with plain.client(http2=http2, http1=not http2) as client:
+    with plain.client(alpn) as client:
         world.kimi.queue(chat_script("hello"))
         answer = client.post("chat/completions", json=BODY, headers={"Authorization": f"Bearer {token}"})
-    assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
+    assert answer.http_version == ("HTTP/2" if alpn == "h2" else "HTTP/1.1")
     assert answer.text.endswith("data: [DONE]\n\n")
     assert world.kimi.of("chat")[0].bearer == token
     plain.more_secrets.add("not in any file")

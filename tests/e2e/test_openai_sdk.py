@@ -21,10 +21,8 @@ def make(proxy, way):
     if way == "local":
         http = openai.DefaultHttpxClient(trust_env=False)
         return openai.OpenAI(base_url=proxy.local, api_key=KEY, http_client=http, max_retries=0, timeout=CLIENT_SECONDS)
-    h2 = way == "h2"
-    http = openai.DefaultHttpxClient(
-        proxy=proxy.url, verify=proxy.trust(), http1=not h2, http2=h2, trust_env=False, timeout=CLIENT_SECONDS
-    )
+    trust = proxy.trust([{"h1": "http/1.1", "h2": "h2"}[way]])
+    http = openai.DefaultHttpxClient(proxy=proxy.url, verify=trust, http2=way == "h2", trust_env=False)
     return openai.OpenAI(base_url=proxy.base, api_key=KEY, http_client=http, max_retries=0, timeout=CLIENT_SECONDS)
 
 

@@ -39,12 +39,14 @@ class Rig:
     @contextmanager
     def client(self, protocol: str) -> Iterator[httpx.Client]:
         """Yield a client that speaks *protocol* and still lets the proxy speak the fake's own."""
-        # an h1 client must offer h2 as well: mitmproxy offers upstream what the client offered
-        with self.proxy.client(http1=protocol == "h1", http2=protocol == "h2" or self.upstream == "h2") as client:
+        # mitmproxy takes the client's first offer, and offers all of them upstream
+        offers = {"h1": ["http/1.1", "h2"], "h2": ["h2", "http/1.1"]}[protocol]
+        with self.proxy.client(*offers) as client:
             yield client
 
-    def flows(self, marker: str) -> list:
-        return [flow for flow in self.proxy.flows() if marker.encode() in (flow.request.raw_content or b"")]
+    def flows(self, marker: str, since: int) -> list:
+        flows = self.proxy.flows(since)
+        return [flow for flow in flows if marker.encode() in (flow.request.raw_content or b"")]
 
 
 @pytest.fixture(scope="module", params=[("http/1.1",), ("h2",)], ids=["upstream-h1", "upstream-h2"])
@@ -74,6 +76,7 @@ def _calm(rig):
     """Begin each test without left-over faults."""
     rig.world.reset()
     rig.refuse_next(0)
+    rig.proxy.login()
 
 
 def question(marker: str, size: int = 0) -> bytes:
@@ -111,7 +114,7 @@ def test_a_failed_attempt_is_made_good(rig, fault, protocol, size, leaves):
 
     A client that leaves in the middle of the second answer is seen to leave by the service.
     """
-    kimi, mark, gate = rig.world.kimi, marker(), Gate()
+    kimi, mark, gate, since = rig.world.kimi, marker(), Gate(), rig.proxy.flow_bytes()
     before = kimi.oauth.refreshes
     arrange(rig, fault)
     kimi.queue(chat_script("one", "two", gate=gate))
@@ -140,7 +143,7 @@ def test_a_failed_attempt_is_made_good(rig, fault, protocol, size, leaves):
     assert {attempt.http for attempt in attempts} == {{"h1": "1.1", "h2": "2"}[rig.upstream]}
     assert kimi.oauth.refreshes - before == (1 if fault == "401" else 0)
     flows = wait_until(
-        lambda: len(found := rig.flows(mark)) >= 2 and found, "both attempts in the file", SETTLE_SECONDS
+        lambda: len(found := rig.flows(mark, since)) >= 2 and found, "both attempts in the file", SETTLE_SECONDS
     )
     first, second = flows
     assert first.request.content == second.request.content
@@ -151,7 +154,7 @@ def test_a_failed_attempt_is_made_good(rig, fault, protocol, size, leaves):
 @pytest.mark.parametrize("protocol", ["h1", "h2"])
 def test_a_client_that_leaves_during_the_refresh_causes_no_second_request(rig, protocol):
     """The refresh is finished and kept, but nothing is sent for nobody."""
-    kimi, mark = rig.world.kimi, marker()
+    kimi, mark, since = rig.world.kimi, marker(), rig.proxy.flow_bytes()
     kimi.oauth.reject_access()
     rig.world.background.run(lambda: setattr(kimi.oauth, "gate", asyncio.Event()))
     before = kimi.oauth.refreshes
@@ -161,7 +164,7 @@ def test_a_client_that_leaves_during_the_refresh_causes_no_second_request(rig, p
     rig.world.background.run(kimi.oauth.gate.set)
     kimi.oauth.gate = None
     wait_until(lambda: kimi.oauth.in_flight == 0, "the end of the refresh")
-    wait_until(lambda: rig.flows(mark), "the flow")
+    wait_until(lambda: rig.flows(mark, since), "the flow")
     with rig.client(protocol) as client:
         assert client.post("chat/completions", content=question(marker()), headers=JSON).status_code == 200
     assert kimi.oauth.refreshes == before + 1
