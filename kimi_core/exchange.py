@@ -131,7 +131,7 @@ class Answer:
 
     `body` is decoded of any content-encoding. `complete` is False where the body was cut by a bound or a time
     limit. `error` is the transport's own sentence: connection refused, reset, closed without an answer; `silent_for`
-    is set where the first-byte limit struck, in seconds.
+    is set where the first-byte limit struck, in seconds. `final`: no further attempt is possible.
     """
 
     head: AnswerHead | None
@@ -139,6 +139,7 @@ class Answer:
     complete: bool = True
     error: str | None = None
     silent_for: float | None = None
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,13 +133,12 @@ class KimiExchange:
             self._account.reject(self._token.access_token)
         if self._route.operation == "models" and head.status == HTTPStatus.OK:
             return head, JsonAnswer(on_body=lambda body: self._account.cache.offer(body, self._clock()))
-        if self._route.operation == "messages":
-            return head, MessagesStream(self.story)
-        if self._route.operation != "chat":
+        if self._route.operation not in {"chat", "messages"}:
             return None
-        if (head.headers.get("content-type") or "").startswith("text/event-stream"):
-            return head, ChatStream(self.story, self._memory)
-        return head, JsonAnswer(self.story, self._memory)
+        streamed = (head.headers.get("content-type") or "").startswith("text/event-stream")
+        if self._route.operation == "messages":
+            return head, MessagesStream(self.story) if streamed else JsonAnswer(self.story, dialect="anthropic")
+        return head, ChatStream(self.story, self._memory) if streamed else JsonAnswer(self.story, self._memory)
 
     async def judge(self, answer: Answer) -> Verdict:
         """Heal what can be healed once; name the rest."""
@@ -163,7 +162,7 @@ class KimiExchange:
     def _broken(self, answer: Answer) -> Verdict:
         if answer.silent_for:
             return self.refuse(self.silence(answer.silent_for))
-        if self._resent:
+        if self._resent or answer.final:
             return self.refuse(Unreachable(f"Kimi cannot be reached: {answer.error}."))
         self._resent = True
         return Retry(self.attempt, why=answer.error or "connection lost")
@@ -171,7 +170,7 @@ class KimiExchange:
     async def _renew(self, answer: Answer) -> Verdict:
         assert answer.head is not None
         assert self._token is not None
-        if self._refreshed:
+        if self._refreshed or answer.final:
             return self.refuse(StillRefused("Kimi refuses the access token although it was just refreshed."))
         self._refreshed = True
         try:

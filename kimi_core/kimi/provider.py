@@ -73,7 +73,7 @@ class Kimi:
     ) -> None:
         self.settings = settings
         self.identity = identities.load(settings.kimi_identity, environ)
-        self.memory = memory or ReasoningMemory()
+        self.memory = ReasoningMemory() if memory is None else memory
         self._clock = clock
         self.served = tuple(
             Served(site, served_folder(site), Account(site, self.identity, outbound, folder, clock=clock))
@@ -166,9 +166,14 @@ class Kimi:
     def _direct(self, head: RequestHead) -> tuple[Served | None, str | None]:
         for served in self.served:
             site = served.site
-            if (head.host.lower(), head.port) == (site.host, site.port):
+            if head.host.lower() == site.host and (head.port == site.port or self._in_the_clear(head, site)):
                 return served, below(head.path, served.folder)
         return None, None
+
+    @staticmethod
+    def _in_the_clear(head: RequestHead, site: Site) -> bool:
+        """Tell whether this is meant for *site* but not encrypted; it is ours, so that it is refused, not sent on."""
+        return head.scheme == "http" and site.scheme == "https"
 
     def _headers(self, head: RequestHead, route: Route, own: Mapping[str, str]) -> Headers:
         if own:  # the client's own account: everything stays as it is, but for what the flow may show

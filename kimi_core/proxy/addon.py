@@ -24,7 +24,7 @@ from kimi_core.exchange import Provider, Reply, RequestHead, Route, reply_for
 from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.kimi.provider import Kimi
 from kimi_core.proxy import commands, guard, local, options, record, replay, seal
-from kimi_core.proxy.control import ExchangeControl
+from kimi_core.proxy.control import ExchangeControl, RefusedControl
 from kimi_core.proxy.key import client_key
 from kimi_core.settings import Settings
 from kimi_core.store import data_dir
@@ -135,18 +135,18 @@ class KimiMitm:
             try:
                 guard.check_local(head)
             except Refused as error:
-                flow.response = seal.response_for(reply_for(error, "openai"))
+                self._answer(flow, reply_for(error, "openai"))
                 return
         found = self._find(head, local_request=on_own_port)
         if found is None:
             if on_own_port:
-                flow.response = seal.response_for(local.answer(flow.request, self.providers))
+                self._answer(flow, local.answer(flow.request, self.providers))
             return
         provider, route = found
         try:
             self._check(flow, head, route)
         except Refused as error:
-            self._refuse(flow, reply_for(error, route.dialect))
+            self._answer(flow, reply_for(error, route.dialect))
             return
         await self._begin(flow, provider, head, route)
 
@@ -197,11 +197,12 @@ class KimiMitm:
             guard.check_client(flow, head.headers, self._key)
         own_leg = route.local or flow.client_conn.proxy_mode.type_name == "reverse"
         guard.check_encryption(head, route.scheme, own_leg=own_leg)
+        guard.check_log()
 
     async def _begin(self, flow: http.HTTPFlow, provider: Provider, head: RequestHead, route: Route) -> None:
         opened = await provider.open(head, route)
         if isinstance(opened, Reply):
-            self._refuse(flow, opened)
+            self._answer(flow, opened)
             return
         control = ExchangeControl(
             flow, opened, record_limit=self.settings.kimi_record_limit * KIB, on_retry=self._retried
@@ -210,13 +211,16 @@ class KimiMitm:
         replay.attach(flow, control)
         self._open += 1
 
-    def _refuse(self, flow: http.HTTPFlow, reply: Reply) -> None:
-        """Answer ourselves; what the client sent as credentials does not stay in the flow."""
+    @staticmethod
+    def _answer(flow: http.HTTPFlow, reply: Reply) -> None:
+        """Answer ourselves, at once; what the client sent as credentials does not stay in the flow."""
         for name in ("authorization", "x-api-key", guard.KEY_HEADER):
             if name in flow.request.headers:
                 flow.request.headers[name] = "[removed]"
+        replay.attach(flow, RefusedControl())
         flow.response = seal.response_for(reply)
-        flow.comment = f"refused: {reply.why}"
+        if reply.why:
+            flow.comment = f"refused: {reply.why}"
 
     async def _retried(self, attempt: replay.Attempt, why: str, number: int) -> None:
         await record.show_attempt(attempt.flow, attempt.response, attempt.error, f"attempt {number}: {why}")

@@ -7,14 +7,21 @@ from http import HTTPStatus
 
 from mitmproxy import connection, http
 
-from kimi_core.errors import BadRequest
-from kimi_core.exchange import Answer, Exchange, Limits, Reply, Retry
+from kimi_core.errors import BadRequest, Refused
+from kimi_core.exchange import Answer, Exchange, Limits, Reply, Retry, Verdict
 from kimi_core.proxy import guard, seal
 from kimi_core.proxy.decoding import decode, decoder_for
 from kimi_core.proxy.replay import Attempt, Broken
 from kimi_core.proxy.stream import AnswerStream, Tape
 
 MAX_ATTEMPTS = 3  # the first, one after a lost connection, one after a refresh
+
+
+class Misdirected(Refused):
+    """A connection was made that does not lead where the credentials may go."""
+
+    code = "misdirected"
+    status = 502
 
 
 class ExchangeControl:
@@ -37,6 +44,7 @@ class ExchangeControl:
         self._record_limit = record_limit
         self._on_retry = on_retry
         self._held: http.Response | None = None
+        self._refusal: str | None = None
         seal.dress(flow.request, exchange.attempt)
 
     @property
@@ -70,7 +78,8 @@ class ExchangeControl:
 
     def permit(self, flow: http.HTTPFlow, server: connection.Server) -> str | None:
         """Say why the credentials must not go over this connection, None where they may."""
-        return guard.why_not(server, self.exchange.attempt)
+        self._refusal = guard.why_not(server, self.exchange.attempt)
+        return self._refusal
 
     def seal(self, request: http.Request) -> http.Request:
         """Put the secrets into a copy of the request for the wire."""
@@ -93,7 +102,11 @@ class ExchangeControl:
 
     async def judge(self, attempt: Attempt) -> None:
         """Have the exchange judge a held answer or a failed attempt."""
-        verdict = await self.exchange.judge(_answer(attempt))
+        if self._refusal:
+            error = Misdirected(f"Nothing was sent, for {self._refusal}.")
+            verdict: Verdict = self.exchange.refuse(error)
+        else:
+            verdict = await self.exchange.judge(_answer(attempt))
         if isinstance(verdict, Retry):
             await self._on_retry(attempt, verdict.why, self.attempts)
             self.attempts += 1
@@ -121,8 +134,8 @@ class ExchangeControl:
         converted = self.exchange.converter(seal.answer_head(response))
         if converted:
             seal.set_headers(response, converted[0].headers)
-        if decoder or (converted and "content-length" not in response.headers):
-            _chunk(response)
+        if not flow.request.is_http2:
+            _chunk(flow.request, response)
         self.stream = AnswerStream(converted[1] if converted else None, decoder, Tape(self._record_limit))
         response.stream = self.stream
 
@@ -144,15 +157,61 @@ class ExchangeControl:
             flow.response.data.content = content
 
 
-def _chunk(response: http.Response) -> None:
-    """Say where the body ends: HTTP/1.1 needs chunks where the length is not known."""
-    if not response.is_http2 and "transfer-encoding" not in response.headers:
+class RefusedControl:
+    """For a request that was answered before its body was read: the answer goes out at once, nothing is sent on."""
+
+    buffers_body = True
+    max_body = 0
+    max_attempts = 1
+    limits = Limits()
+
+    def too_large(self, flow: http.HTTPFlow) -> http.Response:
+        """Return the answer that stands already."""
+        assert flow.response is not None
+        return flow.response
+
+    def permit(self, flow: http.HTTPFlow, server: connection.Server) -> str | None:
+        """Keep the request here."""
+        return "the request was refused"
+
+    def seal(self, request: http.Request) -> http.Request:
+        """Never asked: `permit` refuses."""
+        return request
+
+    def holds(self, flow: http.HTTPFlow, response: http.Response) -> bool:
+        """Pass the answer that stands."""
+        return False
+
+    def peeks(self, flow: http.HTTPFlow, response: http.Response) -> bool:
+        """Pass the answer that stands."""
+        return False
+
+    def peek(self, flow: http.HTTPFlow, data: bytes) -> bool | None:
+        """Never asked."""
+        return True
+
+    async def judge(self, attempt: Attempt) -> None:
+        """Leave the outcome as it is."""
+
+    def cut(self, flow: http.HTTPFlow, limit: Broken) -> bytes | None:
+        """Never asked."""
+        return None
+
+
+def _chunk(request: http.Request, response: http.Response) -> None:
+    """Say to an HTTP/1.1 client where a body of unknown length ends (RFC 9112 §6.3).
+
+    The answer itself may have come over HTTP/2, which needs no such word; a body that ends with the connection is
+    not told from one that was cut.
+    """
+    bodiless = request.method == "HEAD" or response.status_code in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
+    if not bodiless and "content-length" not in response.headers and "transfer-encoding" not in response.headers:
         response.headers["transfer-encoding"] = "chunked"
 
 
 def _answer(attempt: Attempt) -> Answer:
     response = attempt.response
     if response is None:
-        return Answer(None, error=attempt.error, complete=False, silent_for=attempt.silent_for)
+        return Answer(None, error=attempt.error, complete=False, silent_for=attempt.silent_for, final=attempt.final)
     body = decode(response.data.content or b"", response.headers.get("content-encoding"))
-    return Answer(seal.answer_head(response), body, complete=attempt.complete)
+    return Answer(seal.answer_head(response), body, complete=attempt.complete, final=attempt.final)

@@ -41,6 +41,13 @@ class NotEncrypted(Refused):
     code = "not_encrypted"
 
 
+class Logged(Refused):
+    """The credentials would be written into a log."""
+
+    code = "wire_logged"
+    hint = "Start mitmproxy without proxy_debug."
+
+
 class KeyMissing(Refused):
     """The client key is missing or wrong."""
 
@@ -131,6 +138,12 @@ def check_encryption(head: RequestHead, scheme: str, *, own_leg: bool) -> None:
         raise NotEncrypted("Plain http to the service would send your login unencrypted; use https.")
     if ctx.options.ssl_insecure:
         raise NotEncrypted("mitmproxy runs with ssl_insecure: your login is not sent to a server nobody has verified.")
+
+
+def check_log() -> None:
+    """Refuse while mitmproxy logs what goes over the wire, sealed credentials and all. Raises Logged."""
+    if ctx.options.proxy_debug:
+        raise Logged("mitmproxy runs with proxy_debug, which would write your login into its log.")
 
 
 def why_not(server: connection.Server, attempt: Attempt) -> str | None:

@@ -83,7 +83,11 @@ class ReplayAttemptHook(commands.StartHook):
 
 
 class LimitWakeup(commands.RequestWakeup):
-    """A wakeup of ours, to be told from those of a layer that took the stream over."""
+    """A wakeup that *owner* asked for, to be told from those of a layer or a tunnelled stream further in."""
+
+    def __init__(self, delay: float, owner: ReplayStream) -> None:
+        super().__init__(delay)
+        self.owner = owner
 
 
 class ReplayStream(StockStream):
@@ -132,8 +136,9 @@ class ReplayStream(StockStream):
         yield from self._set_wakeup()
 
     def passthrough(self, event: events.Event) -> Steps[None]:
-        """Hand everything to the layer that took the stream over, but for late wakeups of ours."""
-        if not (isinstance(event, events.Wakeup) and isinstance(event.command, LimitWakeup)):
+        """Hand everything to the layer that took the stream over, but for late wakeups of our own."""
+        command = event.command if isinstance(event, events.Wakeup) else None
+        if not (isinstance(command, LimitWakeup) and command.owner is self):
             yield from self._outgoing(super().passthrough(event))
 
     def _outgoing(self, steps: Steps[None]) -> Steps[None]:
@@ -448,7 +453,7 @@ class ReplayStream(StockStream):
         now = clock()
         due = min(self._since + limit, now + LONGEST_WAKEUP)
         if self._wakeup is None or due < self._wakeup_due:
-            self._wakeup, self._wakeup_due = LimitWakeup(max(due - now, 0.0)), due
+            self._wakeup, self._wakeup_due = LimitWakeup(max(due - now, 0.0), self), due
             yield self._wakeup
 
     def _woken(self, event: events.Wakeup) -> Steps[None]:

@@ -206,6 +206,7 @@ async def test_a_silent_service_is_not_asked_twice():
         ("chat", Headers(), JsonAnswer),
         ("models", Headers(), JsonAnswer),
         ("messages", SSE, MessagesStream),
+        ("messages", Headers(), JsonAnswer),
     ],
 )
 def test_answers_are_watched_as_they_pass(operation, headers, kind):

@@ -18,6 +18,7 @@ def options():
     with taddons.context() as context:
         context.options.add_option("keep_host_header", bool, False, "")
         context.options.add_option("ssl_insecure", bool, False, "")
+        context.options.add_option("proxy_debug", bool, False, "")
         yield context.options
 
 
@@ -248,3 +249,11 @@ def test_moved_modes_still_parse():
 def test_is_loopback(address, loopback):
     """Loopback is told by the address, and by the one name that always means it."""
     assert guard.is_loopback(address) is loopback
+
+
+def test_nothing_is_served_while_the_wire_is_logged(options):
+    """With proxy_debug mitmproxy logs raw bytes, so no credentials are put among them."""
+    guard.check_log()
+    options.proxy_debug = True
+    with pytest.raises(guard.Logged):
+        guard.check_log()
