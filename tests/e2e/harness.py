@@ -193,6 +193,7 @@ class Proxy:
     def command(self) -> list[str]:
         words = [str(Path(sys.executable).with_name(self.tool)), "-p", str(self.port), "-w", str(self.flow_file)]
         words += ["--set", f"confdir={self.confdir}", "--set", "termlog_verbosity=debug"]
+        words += ["--set", "flow_detail=2"] if self.tool == "mitmdump" else []  # headers show in the log
         words += ["--set", f"ssl_verify_upstream_trusted_ca={self.trusted}"]
         if self._listen_host:
             words += ["--listen-host", self._listen_host]
@@ -218,8 +219,13 @@ class Proxy:
 
     def start(self) -> None:
         self.launch()
-        if self.wait:
+        if not self.wait:
+            return
+        try:
             wait_until(self._ready, "the proxy's start")
+        except BaseException:
+            self.kill()
+            raise
 
     def _ready(self) -> bool:
         assert self._process is not None
@@ -232,9 +238,18 @@ class Proxy:
         return answer.status_code in {200, 407} or not self._scripts or bool(self._mode)
 
     def running(self) -> bool:
+        """Tell whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
+    def kill(self) -> None:
+        """End the process as kill -9 does."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
     def stop(self) -> int:
+        """End the process as a service manager does; return its status."""
         process, self._process = self._process, None
         if process is None:
             return 0
