@@ -281,6 +281,10 @@ class Provider(Protocol):
         """Return host and port of every place that is served."""
         ...
 
+    def private_hosts(self) -> frozenset[str]:
+        """Return the hosts that are never decrypted: logging in there carries credentials in bodies."""
+        ...
+
     def health(self) -> dict[str, Any]:
         """Return the provider's state for /health: no network, no secrets."""
         ...

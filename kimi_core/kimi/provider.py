@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from kimi_core.errors import AuthError, StoreError
 from kimi_core.exchange import Attempt, Exchange, Headers, Limits, Reply, RequestHead, Route, reply_for
@@ -144,6 +145,12 @@ class Kimi:
             client=head.headers,
             clock=self._clock,
         )
+
+    def private_hosts(self) -> frozenset[str]:
+        """Return the hosts of the login service, in every region."""
+        return frozenset(urlsplit(served.site.oauth).hostname or "" for served in self.served) - {
+            served.site.host for served in self.served
+        }
 
     def health(self) -> dict[str, Any]:
         """Return the state of each login: no network, no secrets."""

@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mitmproxy import connection, ctx, http
+from mitmproxy import connection, ctx, http, tls
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.utils import asyncio_utils
@@ -122,6 +122,13 @@ class KimiMitm:
         """Turn away clients of other machines before a byte of theirs is read."""
         if not guard.peer_allowed(client.peername[0], self.settings.networks()):
             client.error = "only clients on this machine may use this proxy (option kimi_allow_clients)"
+
+    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+        """Tunnel what logs in somewhere, whatever else is decrypted: its bodies are credentials."""
+        address = data.context.server.address
+        names = {data.client_hello.sni, address[0] if address else None}
+        if any(names & provider.private_hosts() for provider in self.providers):
+            data.ignore_connection = True
 
     # --- one request ---------------------------------------------------------------------------------------------
 

@@ -149,7 +149,12 @@ class ExchangeControl:
         return self.stream.fail(self.exchange.silence(self.limits.idle or 0))
 
     def keep(self, flow: http.HTTPFlow) -> None:
-        """Put what was streamed into the flow, which is only a record now."""
+        """Put what was streamed into the flow, which is only a record now.
+
+        An upload is not kept: its place is taken by nothing, since mitmweb fails on a body that is missing.
+        """
+        if flow.request.data.content is None:
+            flow.request.data.content = b""
         if self.stream is None or flow.response is None:
             return
         content = self.stream.tape.content()

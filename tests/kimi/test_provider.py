@@ -231,3 +231,10 @@ async def test_health_and_timer_are_those_of_the_region_in_use(tmp_path):
     await kimi.keep_fresh(busy)
     assert kimi.home.session.busy is busy
     kimi.close()
+
+
+def test_login_hosts_are_private_unless_they_serve(tmp_path):
+    """The login services are never decrypted; a host that is both login and API has to be."""
+    assert _kimi(tmp_path).private_hosts() == {"auth.kimi.com", "auth.kimi.ai"}
+    shared = {"KIMI_CODE_BASE_URL": "https://localhost:1/coding/v1", "KIMI_CODE_OAUTH_HOST": "https://localhost:2"}
+    assert _kimi(tmp_path, shared).private_hosts() == {"auth.kimi.com", "auth.kimi.ai"}

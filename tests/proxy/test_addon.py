@@ -1,0 +1,390 @@
+import asyncio
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+from mitmproxy import connection, exceptions
+from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.upstream_auth import UpstreamAuth
+from mitmproxy.proxy import mode_specs
+from mitmproxy.test import taddons, tflow, tutils
+
+from kimi_core.errors import NotLoggedIn
+from kimi_core.exchange import Headers, Reply, reply_for
+from kimi_core.proxy import addon as module
+from kimi_core.proxy import record, replay
+from kimi_core.proxy.addon import KimiMitm, addons
+from kimi_core.proxy.control import ExchangeControl, RefusedControl
+from tests.proxy.stand_ins import SECRET, FakeExchange, FakeProvider
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A home and a data folder of the test's own."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("KIMI_MITM_DATA_DIR", str(tmp_path / "data"))
+    for name in ("KIMI_CODE_BASE_URL", "KIMI_CODE_OAUTH_HOST", "KIMI_OAUTH_HOST", "KIMI_SHARE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(module, "_shared", module.Shared(module.ReasoningMemory(), []))
+    yield tmp_path
+    replay.uninstall()
+
+
+@pytest.fixture
+async def world(place):
+    """The addon in a mitmproxy without listeners."""
+    addon = KimiMitm()
+    with taddons.context(UpstreamAuth(), loadcore=True) as tctx:
+        _start(tctx, addon)
+        yield tctx, addon
+        addon.done()
+        await asyncio.sleep(0)
+
+
+class _Loader:
+    """Adds options without the addon that serves them."""
+
+    def __init__(self, tctx):
+        self.add_option = tctx.options.add_option
+
+
+def _start(tctx, addon):
+    """Load *addon* as mitmproxy does, without listeners."""
+    Proxyserver().load(_Loader(tctx))
+    tctx.master.addons.add(addon)
+    tctx.configure(addon)
+
+
+def _flow(path="/coding/v1/chat/completions", host="api.kimi.com", port=443, scheme="https", headers=()):
+    flow = tflow.tflow(req=tutils.treq(method=b"POST", path=path.encode(), headers=Headers()))
+    flow.request.scheme = scheme
+    flow.request.data.host = host
+    flow.request.data.port = port
+    flow.request.headers.clear()
+    for name, value in headers:
+        flow.request.headers.add(name, value)
+    flow.client_conn.sockname = ("127.0.0.1", 8080)
+    flow.client_conn.peername = ("127.0.0.1", 50000)
+    flow.client_conn.proxy_mode = mode_specs.ProxyMode.parse("regular")
+    flow.response = flow.error = None
+    return flow
+
+
+def _local(path, host="127.0.0.1", headers=()):
+    return _flow(path, host, 8080, "http", headers)
+
+
+def _provide(addon, opened):
+    addon.providers = (provider := FakeProvider(opened),)
+    return provider
+
+
+def _error(flow):
+    return json.loads(flow.response.content)["error"]
+
+
+async def test_a_request_from_head_to_record(world):
+    """One request: opened, rewritten, streamed, and told in the flow, without a secret at any point."""
+    _, addon = world
+    exchange = FakeExchange()
+    _provide(addon, exchange)
+    flow = _flow(headers=[("Authorization", "Bearer dummy")])
+    await addon.requestheaders(flow)
+    assert isinstance(replay.control_of(flow), ExchangeControl)
+    assert flow.request.headers["authorization"] == "Bearer [kimi]"
+    assert addon._open == 1
+    flow.request.content = b"{}"
+    addon.request(flow)
+    assert flow.request.content == b'{"rewritten":true}'
+    flow.response = tutils.tresp(headers=Headers())
+    flow.response.timestamp_end = None
+    addon.responseheaders(flow)
+    assert flow.response.stream(b"abc") == [b"abc"]
+    addon.response(flow)
+    addon.error(flow)
+    assert flow.comment == "fake · m"
+    assert flow.response.data.content == b"abc"
+    assert addon._open == 0
+    assert SECRET not in str(flow.get_state())
+
+
+async def test_requests_of_others_are_left_alone(world):
+    """A request to another host is not touched."""
+    _, addon = world
+    provider = _provide(addon, FakeExchange())
+    flow = _flow(host="example.test", headers=[("Authorization", "Bearer theirs")])
+    before = flow.request.get_state()
+    await addon.requestheaders(flow)
+    addon.request(flow)
+    flow.response = tutils.tresp()
+    addon.responseheaders(flow)
+    addon.response(flow)
+    assert flow.request.get_state() == before
+    assert provider.heads == []
+    assert flow.comment == ""
+
+
+async def test_what_others_answered_stays_answered(world):
+    """An answer that stands already, such as proxyauth's 407, is not bypassed."""
+    _, addon = world
+    provider = _provide(addon, FakeExchange())
+    flow = _flow()
+    flow.response = tutils.tresp(status_code=407)
+    await addon.requestheaders(flow)
+    assert provider.heads == []
+    assert flow.response.status_code == 407
+
+
+@pytest.mark.parametrize(
+    ("flow", "code", "status"),
+    [
+        (_flow(headers=[("Origin", "https://evil.test"), ("Authorization", "Bearer s")]), "from_browser", 403),
+        (_flow(scheme="http", port=80), "not_encrypted", 403),
+        (_local("/kimi/v1/models", host="evil.test"), "foreign_host", 421),
+        (_local("/kimi/v1/models", headers=[("Sec-Fetch-Site", "cross-site")]), "from_browser", 403),
+        (_local("/nothing"), "unknown_path", 404),
+    ],
+)
+async def test_refusals(world, flow, code, status):
+    """What must not be served is answered at once, and what the client sent as credentials leaves the flow."""
+    _, addon = world
+    provider = _provide(addon, FakeExchange())
+    await addon.requestheaders(flow)
+    assert (flow.response.status_code, _error(flow)["code"]) == (status, code)
+    assert flow.comment == f"refused: {code}"
+    assert provider.heads == []
+    assert "Bearer s" not in str(flow.get_state())
+    assert isinstance(replay.control_of(flow), RefusedControl)
+    addon.request(flow)
+    addon.responseheaders(flow)
+    addon.response(flow)
+
+
+async def test_a_flow_of_a_foreign_peer_is_refused(world):
+    """Even where its connection was let in, a request of another machine is not served."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    flow = _flow()
+    flow.client_conn.peername = ("192.168.1.5", 1)
+    await addon.requestheaders(flow)
+    assert _error(flow)["code"] == "refused"
+
+
+async def test_a_replayed_flow_is_served_anew(world):
+    """A replay from mitmproxy's own user is served with today's token, whatever its headers say."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    flow = _flow(headers=[("Authorization", "Bearer [kimi]"), ("Origin", "null")])
+    flow.is_replay = "request"
+    await addon.requestheaders(flow)
+    assert isinstance(replay.control_of(flow), ExchangeControl)
+
+
+async def test_not_logged_in(world):
+    """A refusal of the provider reaches the client and nothing is opened."""
+    _, addon = world
+    _provide(addon, reply_for(NotLoggedIn("No login."), "openai"))
+    flow = _flow()
+    await addon.requestheaders(flow)
+    assert _error(flow)["code"] == "not_logged_in"
+    assert addon._open == 0
+
+
+async def test_health(world):
+    """The proxy's own port answers /health."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    flow = _local("/health")
+    flow.request.method = "GET"
+    await addon.requestheaders(flow)
+    assert json.loads(flow.response.content)["status"] == "ok"
+    assert flow.comment == ""
+
+
+async def test_the_local_endpoint_leads_to_the_service(world):
+    """A request to /kimi/ on the proxy's own port becomes one to the service."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    flow = _local("/kimi/v1/chat/completions")
+    await addon.requestheaders(flow)
+    assert (flow.request.scheme, flow.request.host, flow.request.port) == ("https", "api.kimi.com", 443)
+
+
+async def test_without_replay_the_secret_is_masked_again(world):
+    """Where the replay does not fit this mitmproxy, the secret is in the flow only while the request is sent."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    replay.uninstall()
+    flow = _flow()
+    await addon.requestheaders(flow)
+    addon.request(flow)
+    assert flow.request.headers["authorization"] == SECRET
+    flow.response = tutils.tresp(headers=Headers())
+    flow.response.timestamp_end = None
+    addon.responseheaders(flow)
+    assert flow.request.headers["authorization"] == "Bearer [kimi]"
+
+
+async def test_without_replay_a_killed_flow_is_masked_too(world):
+    """The secret leaves the flow on an error as well."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    replay.uninstall()
+    flow = _flow()
+    await addon.requestheaders(flow)
+    addon.request(flow)
+    addon.error(flow)
+    assert flow.request.headers["authorization"] == "Bearer [kimi]"
+
+
+async def test_a_mitmproxy_that_does_not_fit(place, monkeypatch, caplog):
+    """Where an internal is missing the addon says so once and works without replay."""
+
+    def unfit():
+        raise replay.ReplayUnavailable(["HttpStream.send_response"])
+
+    monkeypatch.setattr(replay, "install", unfit)
+    with taddons.context(UpstreamAuth(), loadcore=True) as tctx, caplog.at_level(logging.WARNING):
+        _start(tctx, addon := KimiMitm())
+        addon.done()
+    assert "HttpStream.send_response" in caplog.text
+
+
+async def test_only_served_hosts_are_decrypted(world):
+    """By default the scope is exactly the served hosts; all else is tunnelled."""
+    tctx, _ = world
+    assert tctx.options.allow_hosts == [r"^api\.kimi\.com:443$", r"^api\.kimi\.ai:443$"]
+    assert tctx.options.connection_strategy == "lazy"
+    tctx.options.kimi_intercept_all = True
+    assert tctx.options.allow_hosts == []
+    tctx.options.kimi_intercept_all = False
+    assert len(tctx.options.allow_hosts) == 2
+
+
+@pytest.mark.parametrize("chosen", [{"allow_hosts": ["example"]}, {"ignore_hosts": ["example"]}])
+async def test_the_users_own_scope_wins(place, chosen):
+    """A scope that the user chose is not changed."""
+    with taddons.context(UpstreamAuth(), loadcore=True) as tctx:
+        tctx.options.update(**chosen)
+        _start(tctx, addon := KimiMitm())
+        assert tctx.options.allow_hosts == chosen.get("allow_hosts", [])
+        addon.done()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kimi_allow_clients": ["10.0.0.0/8"]}, "kimi_client_key"),
+        ({"kimi_max_body": 0}, "kimi_max_body"),
+        ({"kimi_allow_clients": ["everyone"]}, "kimi_allow_clients"),
+    ],
+)
+async def test_options_that_make_no_sense(world, options, said):
+    """A bad option is refused by name, and the settings stay as they were."""
+    tctx, addon = world
+    before = addon.settings
+    with pytest.raises(exceptions.OptionsError, match=said):
+        tctx.options.update(**options)
+    assert addon.settings == before
+
+
+async def test_a_bad_environment_is_an_options_error(world, monkeypatch):
+    """An override that is no https address is named."""
+    tctx, _ = world
+    monkeypatch.setenv("KIMI_CODE_BASE_URL", "ftp://x/coding/v1")
+    with pytest.raises(exceptions.OptionsError, match="https"):
+        tctx.options.update(kimi_region="global")
+
+
+async def test_client_key_from_the_options(world):
+    """The key that the option names is asked for."""
+    tctx, addon = world
+    tctx.options.kimi_client_key = "fake-key"
+    _provide(addon, FakeExchange())
+    flow = _flow(headers=[("Authorization", "Bearer wrong")])
+    await addon.requestheaders(flow)
+    assert _error(flow)["code"] == "client_key"
+
+
+@pytest.mark.parametrize(("peer", "error"), [("127.0.0.1", None), ("192.168.1.5", "kimi_allow_clients")])
+async def test_clients_of_other_machines_are_turned_away(world, peer, error):
+    """A client of another machine is refused before a byte of it is read."""
+    _, addon = world
+    client = connection.Client(peername=(peer, 1), sockname=("127.0.0.1", 8080))
+    addon.client_connected(client)
+    assert (client.error is None) if error is None else (error in client.error)
+
+
+@pytest.mark.parametrize(
+    ("sni", "address", "tunnelled"),
+    [
+        ("auth.kimi.com", None, True),
+        (None, ("auth.kimi.com", 443), True),
+        ("api.kimi.com", ("api.kimi.com", 443), False),
+        (None, None, False),
+    ],
+)
+async def test_logins_are_never_decrypted(world, sni, address, tunnelled):
+    """What a client sends to the login service stays in its tunnel, even where everything else is decrypted."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    data = SimpleNamespace(
+        client_hello=SimpleNamespace(sni=sni),
+        context=SimpleNamespace(server=SimpleNamespace(address=address)),
+        ignore_connection=False,
+    )
+    addon.tls_clienthello(data)
+    assert data.ignore_connection is tunnelled
+
+
+async def test_running_moves_listeners_and_starts_the_timer(world, caplog):
+    """At start the listeners go to 127.0.0.1, the timer runs, and a missing login is said once as a warning."""
+    tctx, addon = world
+    with caplog.at_level(logging.WARNING):
+        addon.running()
+    assert "Run `kimi-mitm login kimi`" in caplog.text
+    assert tctx.options.mode == ["regular@127.0.0.1:8080"]
+    (timer,) = addon._tasks
+    addon.done()
+    await asyncio.gather(timer, return_exceptions=True)
+    assert timer.cancelled()
+
+
+async def test_models_are_fetched_at_start_where_there_is_a_login(world, monkeypatch):
+    """With a login the model list is asked for at start."""
+    _, addon = world
+    wanted = []
+    monkeypatch.setattr(module.Kimi, "health", lambda self: {"login": "ok", "site": "kimi.com"})
+    monkeypatch.setattr(module.Kimi, "home", type("Home", (), {"want_models": lambda self: wanted.append(1)})())
+    addon.running()
+    assert wanted == [1]
+
+
+async def test_retried_attempts_are_shown(world, monkeypatch):
+    """A failed attempt is recorded with its number and the reason."""
+    _, addon = world
+    shown = []
+
+    async def show(flow, response, error, comment):
+        shown.append((flow, error, comment))
+
+    monkeypatch.setattr(record, "show_attempt", show)
+    flow = _flow()
+    await addon._retried(replay.Attempt(flow, 1, error="reset"), "connection lost", 1)
+    assert shown == [(flow, "reset", "attempt 1: connection lost")]
+
+
+def test_what_mitmproxy_loads():
+    """The script hands over the dispatcher of the replay, the addon and its commands."""
+    dispatcher, addon, commands = addons()
+    assert isinstance(dispatcher, replay.Dispatcher)
+    assert addon.commands is commands
+
+
+async def test_a_reply_without_reason_has_no_comment(world):
+    """An answer that is no refusal is not called one."""
+    _, addon = world
+    flow = _flow()
+    addon._answer(flow, Reply(200, Headers(), b""))
+    assert flow.comment == ""
