@@ -1,0 +1,1 @@
+"""The Kiro half: accounts, requests and answers of the service."""

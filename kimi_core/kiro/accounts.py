@@ -1,0 +1,278 @@
+"""Kiro accounts: their shape in the one JSON document that holds them, and the document itself.
+
+The names are those that users of other multi-account tools know (kiro.md §10); moments are milliseconds since 1970.
+Keys that are not known here are kept. An account is the same account by its user, or by the chain of refresh tokens
+that it came from; never by its label. Nothing here shows a secret (`records`), and a document that does not fit is
+described by the path of the field at fault, without its value.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator
+
+from kimi_core.errors import StoreDamaged
+from kimi_core.kiro.expiry import milliseconds
+from kimi_core.kiro.records import ForkRecord, Record, Source, UsageRecord
+from kimi_core.store import Document
+from kimi_core.tokens import digest
+
+FILE = "kiro-accounts.json"
+LOCK_WAIT = 10.0  # seconds; holders only read, change and write the document
+SHARED_PROFILES = frozenset(  # one ARN for every user of a kind of login (kiro.md §3.3), so it says nothing about whose
+    {
+        "arn:aws:codewhisperer:us-east-1:699475941385:profile/EHGA3GRVQMUK",
+        "arn:aws:codewhisperer:us-east-1:638616132270:profile/AAAACCCCXXXX",
+    }
+)
+KEPT_FORKS = 1000  # refresh tokens of others whose fork is remembered
+
+type AuthMethod = Literal["desktop", "idc", "builder", "external_idp", "api_key"]
+type State = Literal["ok", "needs_login", "suspended"]
+type Strategy = Literal["hybrid", "round-robin", "sticky"]
+
+
+class Account(Record):
+    """One account; frozen: changes are copies (`model_copy(update=…)`).
+
+    `auth_method` says which service renews it: "desktop" (social), "idc", "builder", "external_idp", or "api_key",
+    which nothing renews. `region` is the API's, `oidc_region` that of the SSO service. `state` is "needs_login" once
+    the refresh token was turned down, and "suspended" once the service locked the account; `enabled` is the user's
+    word. `identity_hash` is made once, from the user or the first refresh token. `imported_from` maps the place an
+    import came from to the digest of the refresh token found there. `source` makes it a shared account, and
+    `shared_base` is the digest of the source's refresh token that the tokens kept here were made from.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    label: str = ""
+    email: str = ""
+    user_id: str = ""
+    auth_method: AuthMethod = "desktop"
+    region: str = "us-east-1"
+    oidc_region: str | None = None
+    client_id: str | None = None
+    client_secret: str | None = None
+    client_secret_expires_at: int | None = None
+    profile_arn: str | None = None
+    start_url: str | None = None
+    token_endpoint: str | None = None
+    issuer_url: str | None = None
+    scopes: tuple[str, ...] | None = None
+    access_token: str = ""
+    refresh_token: str = ""
+    expires_at: int = 0
+    refreshed_at: int = 0
+    enabled: bool = True
+    state: State = "ok"
+    is_healthy: bool = True
+    consecutive_failures: int = 0
+    cooldown_until: int | None = None
+    last_error: str | None = None
+    usage: UsageRecord | None = None
+    quota_state: Literal["available", "exhausted", "unknown"] = "unknown"
+    quota_updated_at: int = 0
+    request_count: int = 0
+    last_used: int = 0
+    added_at: int = 0
+    identity_hash: str = ""
+    imported_from: dict[str, str] = Field(default_factory=dict)
+    source: Source | None = None
+    shared_base: str | None = None
+    host_winner: str | None = None
+    machine_id: str = ""
+
+    @field_validator("expires_at", "client_secret_expires_at", "cooldown_until", mode="before")
+    @classmethod
+    def _moment(cls, value: object) -> int | None:
+        return None if value is None else milliseconds(value)
+
+    @property
+    def renewable(self) -> bool:
+        """Whether there is something that a refresh service could be asked with."""
+        return self.auth_method != "api_key" and bool(self.refresh_token)
+
+    @property
+    def own_profile(self) -> str | None:
+        """The profile ARN, unless it is one that all users of a kind of login share."""
+        return self.profile_arn if self.profile_arn and self.profile_arn not in SHARED_PROFILES else None
+
+    def remaining(self, now: float) -> float:
+        """Return the seconds of life left in the access token at *now* (unix seconds); an API key has no end."""
+        return float("inf") if self.auth_method == "api_key" else self.expires_at / 1000 - now
+
+    def is_twin_of(self, other: Account) -> bool:
+        """Tell whether both are the same account: the same user, or refresh tokens of one chain.
+
+        One person may have several profiles of an organisation; those are different accounts. Where both users are
+        known, they alone decide.
+        """
+        if self.user_id and other.user_id:
+            profiles = {profile for profile in (self.own_profile, other.own_profile) if profile}
+            return self.user_id == other.user_id and len(profiles) <= 1
+        return bool(self.chain & other.chain)
+
+    @property
+    def chain(self) -> frozenset[str]:
+        """The digests by which a refresh token (or key) is known to belong to this account."""
+        secret = self.access_token if self.auth_method == "api_key" else self.refresh_token
+        marks = {self.identity_hash, *self.imported_from.values(), digest(secret) if secret else ""}
+        return frozenset(marks - {""})
+
+    def founded(self, *, clock: Callable[[], float] = time.time) -> Account:
+        """Return the account with what it gets once, when it is added: label, identity, machine id, moment."""
+        secret = self.access_token if self.auth_method == "api_key" else self.refresh_token
+        root = f"user:{self.user_id}|{self.own_profile or ''}" if self.user_id else secret
+        once = {
+            "label": self.label or self.email or f"kiro-{self.auth_method}-{self.id[:8]}",
+            "identity_hash": self.identity_hash or digest(root),
+            "machine_id": self.machine_id or secrets.token_hex(32),
+            "added_at": self.added_at or int(clock() * 1000),
+        }
+        return self.model_copy(update=once)
+
+    def succeeded_by(self, new: Account) -> Account:
+        """Return this account with the login of *new*, its twin: tokens replaced, health forgiven, the rest kept.
+
+        What *new* does not know stays as it was; a suspended account stays suspended.
+        """
+        login = {name: value for name in LOGIN_FIELDS if (value := getattr(new, name))}
+        health: dict[str, Any] = {}
+        if self.state != "suspended":
+            health = {"state": "ok", "is_healthy": True, "consecutive_failures": 0}
+            health |= {"cooldown_until": None, "last_error": None}
+        merged: dict[str, Any] = {"imported_from": self.imported_from | new.imported_from}
+        merged |= {name: getattr(new, name) for name in ("expires_at", "source", "shared_base")}
+        return self.model_copy(update=login | health | merged)
+
+
+LOGIN_FIELDS = (  # what a new login of the same account brings
+    "email", "user_id", "auth_method", "region", "oidc_region", "client_id", "client_secret",
+    "client_secret_expires_at", "profile_arn", "start_url", "token_endpoint", "issuer_url", "scopes", "access_token",
+    "refresh_token", "refreshed_at",
+)  # fmt: skip
+
+
+class Accounts(Record):
+    """The document. `forks` has the digest of each refresh token that an import has dealt with, oldest first."""
+
+    strategy: Strategy = "hybrid"
+    active_account_id: str | None = None
+    accounts: list[Account] = Field(default_factory=list)
+    forks: dict[str, ForkRecord] = Field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: object) -> Self:
+        """Return the accounts in *data*. Raises StoreDamaged that names *where* and the field, never a value."""
+        try:
+            return cls.model_validate(dict(data))
+        except ValidationError as error:
+            field = ".".join(str(part) for part in error.errors(include_input=False, include_url=False)[0]["loc"])
+        raise AccountsDamaged(f"{where} is damaged: {field} is not what it should be.")
+
+    def get(self, account_id: str) -> Account | None:
+        """Return the account with that id, or None."""
+        return next((account for account in self.accounts if account.id == account_id), None)
+
+    def find(self, word: str) -> tuple[Account, ...]:
+        """Return the accounts that a person may mean by *word*: that id or label, else ids that begin with it."""
+        if not word:
+            return ()
+        exact = tuple(account for account in self.accounts if word in {account.id, account.label})
+        return exact or tuple(account for account in self.accounts if account.id.startswith(word))
+
+    def put(self, account: Account) -> bool:
+        """Replace the account with the same id; tell whether there is one. A removed account does not come back."""
+        for position, old in enumerate(self.accounts):
+            if old.id == account.id:
+                self.accounts[position] = account
+                return True
+        return False
+
+    def upsert(self, new: Account, *, clock: Callable[[], float] = time.time) -> Account:
+        """Add *new*, or give its login to the account that it is the same as; return what is stored now.
+
+        The first account becomes the active one.
+        """
+        old = next((account for account in self.accounts if account.is_twin_of(new)), None)
+        if old is not None:
+            merged = old.succeeded_by(new)
+            self.put(merged)
+            return merged
+        founded = new.founded(clock=clock)
+        self.accounts.append(founded)
+        if self.get(self.active_account_id or "") is None:
+            self.active_account_id = founded.id
+        return founded
+
+    def remove(self, account_id: str) -> bool:
+        """Remove an account; tell whether it was there. The first one left becomes active where it was."""
+        left = [account for account in self.accounts if account.id != account_id]
+        found = len(left) < len(self.accounts)
+        self.accounts = left
+        if found and self.active_account_id == account_id:
+            self.active_account_id = left[0].id if left else None
+        return found
+
+    def note_fork(self, token_digest: str, record: ForkRecord) -> None:
+        """Remember what became of the refresh token with that digest."""
+        self.forks.pop(token_digest, None)
+        self.forks[token_digest] = record
+        for oldest in list(self.forks)[:-KEPT_FORKS]:
+            del self.forks[oldest]
+
+
+class AccountsDamaged(StoreDamaged):
+    """The document of the accounts does not parse."""
+
+    hint = "The file is kept as it is; `kimi-mitm login kiro` puts it aside and makes a new one."
+
+
+class Registry:
+    """The document in *folder*. The file is the truth: it is read at every call."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.document = Document(self.folder / FILE)
+
+    def load(self) -> Accounts:
+        """Return what is stored; empty where there is no file. Raises AccountsDamaged, StoreError."""
+        try:
+            data = self.document.read()
+        except StoreDamaged as error:
+            raise AccountsDamaged(str(error)) from None
+        return Accounts() if data is None else Accounts.from_json(data, self.document.path)
+
+    def update[T](self, change: Callable[[Accounts], T]) -> T:
+        """Read, let *change* alter the accounts, and write them, under the lock; return what *change* returns.
+
+        Nothing is written where *change* raises or alters nothing. Raises AccountsDamaged, StoreBusy, StoreError.
+        """
+        with self.document.lock(LOCK_WAIT):
+            return self._changed(change)
+
+    async def aupdate[T](self, change: Callable[[Accounts], T]) -> T:
+        """Like `update`, without keeping others from running while the lock is waited for."""
+        async with self.document.alock(LOCK_WAIT):
+            return self._changed(change)
+
+    def _changed[T](self, change: Callable[[Accounts], T]) -> T:
+        accounts = self.load()
+        before = accounts.to_json()
+        result = change(accounts)
+        after = accounts.to_json()
+        if after != before:
+            self.document.write(after)
+        return result
+
+
+def new_id() -> str:
+    """Return a fresh account id."""
+    return str(uuid.uuid4())
