@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from kimi_core import errors
+from kimi_core import detached, errors
 from kimi_core.errors import AuthUnavailable, KimiMitmError, LoginDead, NotLoggedIn, StoreDamaged
 from kimi_core.exchange import Headers
 from kimi_core.kimi import refresher
@@ -64,7 +64,7 @@ def log_in(fake: FakeOAuth, job: Job, left: float = 1.0) -> StoredLogin:
 def supervisors_end() -> None:
     """Wait for the threads that wait for the other process."""
     for thread in threading.enumerate():
-        if thread.name == refresher.SUPERVISOR:
+        if thread.name == detached.SUPERVISOR:
             thread.join(20.0)
             assert not thread.is_alive()
 
@@ -117,7 +117,7 @@ def test_no_secret_is_given_to_or_taken_from_the_other_process(fake: FakeOAuth, 
             return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(refresher.subprocess, "Popen", Watched)
+        patch.setattr(detached.subprocess, "Popen", Watched)
         asyncio.run(in_child(job))
     assert fake.refreshes == 1
     assert "refreshed" in repr(seen)
@@ -137,7 +137,7 @@ async def test_without_another_process_the_refresh_runs_here(
     """No interpreter, a bundled program, a process that ends before it began: done here, with a warning."""
     login = log_in(fake, job)
     for name, value in breakage.items():
-        monkeypatch.setattr(refresher.sys, name, value, raising=False)
+        monkeypatch.setattr(detached.sys, name, value, raising=False)
     with caplog.at_level(logging.WARNING):
         await in_child(job)
     token = login.token()
@@ -151,7 +151,7 @@ async def test_a_process_that_dies_at_work_is_not_repeated(
 ) -> None:
     """It may have spent the token: the refresh is not done a second time."""
     log_in(fake, job)
-    monkeypatch.setattr(refresher, "BOOT", "print('noise'); print('{\"ready\": true}', flush=True)")
+    monkeypatch.setattr(detached, "BOOT", "print('noise'); print('{\"ready\": true}', flush=True)")
     with pytest.raises(AuthUnavailable, match="without a result"):
         await in_child(job)
     assert fake.requests() == []
@@ -160,7 +160,7 @@ async def test_a_process_that_dies_at_work_is_not_repeated(
 async def test_an_unknown_failure_counts_as_passing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """A code that is not in the table becomes AuthUnavailable with its message."""
     boot = "import json; print('{\"ready\": true}'); print(json.dumps({'error': 'odd', 'message': 'odd thing'}))"
-    monkeypatch.setattr(refresher, "BOOT", boot)
+    monkeypatch.setattr(detached, "BOOT", boot)
     with pytest.raises(AuthUnavailable, match="odd thing"):
         await in_child(job)
 
@@ -206,10 +206,10 @@ class Standard:
         self.said: list[dict[str, Any]] = []
         self.signals: dict[int, Any] = {}
         self.timers: list[float] = []
-        monkeypatch.setattr(refresher.sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
-        monkeypatch.setattr(refresher.os, "write", self._write)
-        monkeypatch.setattr(refresher.signal, "signal", self.signals.setdefault)
-        monkeypatch.setattr(refresher.threading, "Timer", self._timer)
+        monkeypatch.setattr(detached.sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        monkeypatch.setattr(detached.os, "write", self._write)
+        monkeypatch.setattr(detached.signal, "signal", self.signals.setdefault)
+        monkeypatch.setattr(detached.threading, "Timer", self._timer)
         self.broken = False
 
     def _write(self, handle: int, data: bytes) -> int:
@@ -277,13 +277,13 @@ def test_signals_that_a_platform_lacks_are_left_out(monkeypatch: pytest.MonkeyPa
 
 def test_the_process_belongs_to_nobody() -> None:
     """Its own session here, its own group and no console on Windows."""
-    assert refresher.detached("posix") == {"start_new_session": True}
-    assert refresher.detached("nt") == {"creationflags": 0x208}
+    assert detached.independent("posix") == {"start_new_session": True}
+    assert detached.independent("nt") == {"creationflags": 0x208}
 
 
 def test_every_error_that_a_refresh_raises_is_in_the_table() -> None:
     """Codes and classes agree."""
-    for code, kind in refresher.ERRORS.items():
+    for code, kind in detached.ERRORS.items():
         assert issubclass(kind, KimiMitmError)
         assert kind.code == code
         assert getattr(errors, kind.__name__) is kind
