@@ -91,6 +91,17 @@ def test_installed_script_offers_the_addon(installed):
     assert int(count) >= 1
 
 
+@pytest.mark.parametrize("missing", ["mitmproxy", "httpx"])
+def test_script_without_its_dependencies_says_so_in_one_line(missing):
+    """Where something is not installed, one line names it and the Python that lacks it; there is no traceback."""
+    code = f"import runpy, sys; sys.modules[{missing!r}] = None; print(runpy.run_path('addons/kimi.py')['addons'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "[]\n")
+    assert done.stderr.startswith(f"kimi-mitm cannot start: {missing}")
+    assert sys.executable in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def bootstrap(tmp_path, *arguments, path=SYSTEM, **environ):
     """Run the set-up script of a checkout that holds nothing but it, in an environment that holds nothing else."""
     checkout = tmp_path / "checkout"
