@@ -1,9 +1,14 @@
 """Who may spend the subscription, and where its credentials may go: refused requests never reach the service."""
 
+import contextlib
+import fcntl
 import json
+import os
 import shutil
 import socket
 import ssl
+import struct
+import subprocess
 
 import httpx
 import pytest
@@ -16,6 +21,7 @@ CHAT = {"model": "kimi-for-coding", "stream": True, "messages": [{"role": "user"
 LOOPBACK = {"0100007F"}
 KEY = "fake-client-key-for-tests"
 RELOAD_SECONDS = 10.0
+SIOCGIFADDR = 0x8915
 
 
 def raw(port: int, request: str) -> str:
@@ -98,6 +104,37 @@ def test_a_host_that_the_user_chose_stays(start_proxy):
     proxy = start_proxy(listen_host="127.0.0.2", login=False, wait=False)
     wait_until(lambda: listening(proxy.port), "the listener")
     assert listening(proxy.port) == {"0200007F"}
+
+
+def own_addresses() -> list[str]:
+    """Return this machine's IPv4 addresses besides loopback (Linux: SIOCGIFADDR)."""
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                answer = fcntl.ioctl(probe, SIOCGIFADDR, struct.pack("256s", name.encode()))
+                found.append(socket.inet_ntoa(answer[20:24]))
+    return [address for address in found if not address.startswith("127.")]
+
+
+@pytest.mark.parametrize("allowed", [False, True], ids=["refused", "allowed with the key"])
+def test_other_machines_are_turned_away(world, start_proxy, allowed):
+    """A peer of another address gets nothing, unless its network is allowed and it has the client key."""
+    addresses = own_addresses()
+    if not addresses:
+        pytest.skip("this machine has no address but loopback")
+    options = [f"kimi_allow_clients={addresses[0]}/32", f"kimi_client_key={KEY}"] if allowed else []
+    proxy = start_proxy(listen_host="0.0.0.0", options=options, secrets=[KEY])
+    body = json.dumps(CHAT)
+    # in a process of its own: this one may connect to loopback only
+    url = f"http://{addresses[0]}:{proxy.port}/kimi/v1/chat/completions"
+    ask = ["curl", "-s", "-m", "20", "--noproxy", "*", "-o", os.devnull, "-w", "%{http_code}", "-d", body]
+    statuses = []
+    for header in ("X-None: 1", "Authorization: Bearer wrong", f"Authorization: Bearer {KEY}"):
+        words = [*ask, "-H", f"Host: localhost:{proxy.port}", "-H", header, url]
+        statuses.append(subprocess.run(words, capture_output=True, text=True, check=False).stdout)
+    assert statuses == (["401", "401", "200"] if allowed else ["000"] * 3)
+    assert len(world.kimi.of("chat")) == (1 if allowed else 0)
 
 
 def test_allowed_networks_need_a_client_key(start_proxy):
