@@ -1,0 +1,46 @@
+import pytest
+
+from kimi_core.errors import ConfigError
+from kimi_core.origins import check, origin
+
+
+@pytest.mark.parametrize(
+    ("url", "result"),
+    [
+        ("https://Kiro.Example.test", "https://kiro.example.test"),
+        ("https://kiro.example.test:8443/", "https://kiro.example.test:8443"),
+        ("http://127.0.0.1:9000", "http://127.0.0.1:9000"),
+        ("http://localhost:9000/", "http://localhost:9000"),
+        ("http://[::1]:9000", "http://[::1]:9000"),
+    ],
+)
+def test_origins_that_are_taken(url, result):
+    """Https anywhere and http to this machine are taken, without a trailing slash."""
+    assert origin(url) == result
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://kiro.example.test",
+        "http://127.0.0.1.example.test",
+        "kiro.example.test",
+        "ftp://localhost",
+        "https://",
+        "",
+    ],
+)
+def test_addresses_that_would_show_a_token(url):
+    """Plain http to another machine, and what is no address, are refused."""
+    with pytest.raises(ConfigError, match="no https address"):
+        check(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://a.test/path", "https://a.test/?q=1", "https://a.test/#f", "https://user:fake@a.test", "https://a.test?q"],
+)
+def test_more_than_an_origin(url):
+    """A path, a query, a fragment or a user is no part of an origin."""
+    with pytest.raises(ConfigError, match="no origin"):
+        origin(url)
