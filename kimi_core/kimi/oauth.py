@@ -8,8 +8,6 @@ looks like a secret.
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx
 
+from kimi_core.calls import NoAnswer, Reply, call
 from kimi_core.errors import AuthUnavailable, LoginDead, LoginDenied, LoginError, LoginExpired
 from kimi_core.exchange import Headers
 from kimi_core.kimi.constants import CLIENT_ID, DEVICE_GRANT, REGIONS, Site
@@ -28,8 +27,6 @@ DEVICE_PATH = f"{_API}/device_authorization"
 TOKEN_PATH = f"{_API}/token"
 TRY_TIMEOUT = 30.0  # seconds for one call, all in all, as in Kimi Code
 CONNECT_TIMEOUT = 15.0  # as in kimi-cli
-MAX_BODY = 1 << 20  # bytes; token answers are a few hundred
-EXCERPT = 120  # characters of an unusable answer that a message shows
 
 BACK_OFF = (1.0, 2.0)  # seconds between the three tries of a refresh; no jitter, Retry-After is not read (§1.5)
 PASSING = frozenset({429, 500, 502, 503, 504})  # statuses after which a refresh is tried once more
@@ -43,8 +40,6 @@ MAX_SECONDS = 86400.0  # a day: more than that in an answer is a mistake, and th
 COUNTDOWN = 1.0  # seconds between two calls of `on_wait`
 TOLERATED = 1  # failed polls in a row that do not end the login
 
-_SECRET_LIKE = re.compile(r"[\w\-.~+/=%]{16,}")  # no word of an error message is that long, every credential is
-_ERROR_CODE = re.compile(r"[a-z_]{1,40}")
 _SERVER_ERROR = 500
 
 type Clock = Callable[[], float]
@@ -66,43 +61,6 @@ class DeviceCode:
     expires_in: float
     interval: float
     browsable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    body: bytes = field(repr=False)
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The JSON object in the body, or an empty one."""
-        try:
-            data = json.loads(self.body)
-        except (ValueError, RecursionError):
-            return {}
-        return data if isinstance(data, dict) else {}
-
-    @property
-    def error(self) -> str:
-        """The OAuth error code (RFC 6749 §5.2), or an empty text."""
-        error = self.data.get("error")
-        return error if isinstance(error, str) else ""
-
-    @property
-    def grants(self) -> bool:
-        return self.status == httpx.codes.OK and bool(self.data.get("access_token"))
-
-    def told(self) -> str:
-        """Return what it says, for a person: status, error code and description, or an excerpt."""
-        if _ERROR_CODE.fullmatch(self.error):
-            words = f"{self.error}: {excerpt(str(self.data.get('error_description') or ''))}".rstrip(": ")
-        else:
-            words = excerpt(self.body.decode(errors="replace"))
-        return f"HTTP {self.status}" + (f", {words}" if words else "")
-
-
-class _NoAnswer(Exception):
-    """The call failed below HTTP; the text is secret-free."""
 
 
 async def device_flow(
@@ -145,7 +103,7 @@ async def request_code(client: httpx.AsyncClient, site: Site, headers: Headers) 
     """Start a device authorization (RFC 8628 §3.1). Raises LoginError."""
     try:
         answer = await _post(client, site, DEVICE_PATH, headers, {"client_id": CLIENT_ID})
-    except _NoAnswer as error:
+    except NoAnswer as error:
         raise LoginError(f"The login service at {site.oauth} could not be reached: {error}.") from None
     data = answer.data if answer.status == httpx.codes.OK else {}
     code, user_code, url = (_line(data, name) for name in ("device_code", "user_code", "verification_uri_complete"))
@@ -180,10 +138,10 @@ async def refresh(
     for pause in (*BACK_OFF, None):
         try:
             answer = await _post(client, site, TOKEN_PATH, headers, form)
-        except _NoAnswer as error:
+        except NoAnswer as error:
             problem = f"The login service at {site.oauth} could not be reached: {error}."
         else:
-            if answer.grants:
+            if _grants(answer):
                 return _granted(answer, clock, token.refresh_token)
             if answer.status in UNAUTHORIZED or answer.error == "invalid_grant":
                 raise LoginDead("The login service no longer accepts this login.")
@@ -216,13 +174,6 @@ def browsable(url: str, site: Site) -> bool:
     return own and parts.scheme == "https" and parts.port in {None, 443}
 
 
-def excerpt(text: str) -> str:
-    """Return the beginning of *text* as one line in which everything that could be a credential is blacked out."""
-    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text[: 4 * EXCERPT]).split())
-    hidden = _SECRET_LIKE.sub("[…]", line)
-    return hidden if len(hidden) <= EXCERPT else hidden[: EXCERPT - 1] + "…"
-
-
 @dataclass(frozen=True, slots=True)
 class _Wait:
     """A poll without a token: go on, `slower` by so many seconds; `failure` where it counts as a failed poll."""
@@ -237,9 +188,9 @@ async def _poll(
     form = {"client_id": CLIENT_ID, "device_code": code.device_code, "grant_type": DEVICE_GRANT}
     try:
         answer = await _post(client, site, TOKEN_PATH, headers, form)
-    except _NoAnswer as error:
+    except NoAnswer as error:
         return _Wait(failure=f"The login service at {site.oauth} could not be reached: {error}.")
-    if answer.grants:
+    if _grants(answer):
         try:
             return _granted(answer, clock)
         except AuthUnavailable as error:
@@ -259,14 +210,18 @@ async def _poll(
     raise LoginError(problem)
 
 
-def _granted(answer: _Answer, clock: Clock, refresh_token: str = "") -> OAuthToken:
+def _grants(answer: Reply) -> bool:
+    return answer.status == httpx.codes.OK and bool(answer.data.get("access_token"))
+
+
+def _granted(answer: Reply, clock: Clock, refresh_token: str = "") -> OAuthToken:
     try:
         return OAuthToken.from_response(answer.data, clock(), refresh_token=refresh_token)
     except ValueError as error:
         raise AuthUnavailable(f"The login service gave a token that cannot be used: {error}.") from None
 
 
-async def _post(client: httpx.AsyncClient, site: Site, path: str, headers: Headers, form: Mapping[str, str]) -> _Answer:
+async def _post(client: httpx.AsyncClient, site: Site, path: str, headers: Headers, form: Mapping[str, str]) -> Reply:
     """Send one form. The header fields are those given and no others, in their order (the client adds none)."""
     body = urlencode(form).encode()
     fields = headers.plus(("Content-Length", str(len(body))), ("Content-Type", "application/x-www-form-urlencoded"))
@@ -274,26 +229,7 @@ async def _post(client: httpx.AsyncClient, site: Site, path: str, headers: Heade
     request = httpx.Request(
         "POST", site.oauth + path, headers=list(fields), content=body, extensions={"timeout": timeout}
     )
-    try:
-        async with asyncio.timeout(TRY_TIMEOUT):
-            return await _receive(client, request)
-    except (httpx.RequestError, TimeoutError) as error:
-        detail = excerpt(str(error)).rstrip(".")
-        raise _NoAnswer(f"{type(error).__name__}: {detail}" if detail else type(error).__name__) from None
-
-
-async def _receive(client: httpx.AsyncClient, request: httpx.Request) -> _Answer:
-    response = await client.send(request, stream=True)
-    try:
-        body = bytearray()
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > MAX_BODY:
-                del body[MAX_BODY:]
-                break
-        return _Answer(response.status_code, bytes(body))
-    finally:
-        await response.aclose()
+    return await call(client, request, TRY_TIMEOUT)
 
 
 def _line(data: Mapping[str, Any], name: str) -> str:

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kimi_core import calls
+from kimi_core.calls import excerpt
 from kimi_core.errors import AuthUnavailable, LoginDead, LoginDenied, LoginError, LoginExpired
 from kimi_core.exchange import Headers
 from kimi_core.kimi import oauth
 from kimi_core.kimi.constants import REGIONS, Site
-from kimi_core.kimi.oauth import DeviceCode, browsable, device_flow, excerpt, refresh, request_code
+from kimi_core.kimi.oauth import DeviceCode, browsable, device_flow, refresh, request_code
 from kimi_core.tokens import OAuthToken
 from tests.servers.oauth import CLIENT_ID, DEVICE_GRANT, DEVICE_PATH, TOKEN_PATH, FakeOAuth
 
@@ -322,7 +324,7 @@ async def test_a_rejection_is_final(answer: httpx.Response) -> None:
         httpx.Response(200, text="[]"),
         httpx.Response(200, text="[" * 100_000),
         httpx.Response(200, json={**TOKEN.to_json(), "expires_in": 0}),
-        httpx.Response(200, content=b" " * (oauth.MAX_BODY + 1) + GOOD.content),
+        httpx.Response(200, content=b" " * (calls.MAX_BODY + 1) + GOOD.content),
     ],
 )
 async def test_other_answers_fail_without_another_try(answer: httpx.Response) -> None:
@@ -390,5 +392,5 @@ def test_an_excerpt_is_one_short_line_without_the_secret(text: str, secret: str)
     """Whatever surrounds it, a credential does not get through."""
     shown = excerpt(f"{text} {secret} {text}")
     assert secret not in shown
-    assert len(shown) <= oauth.EXCERPT
+    assert len(shown) <= calls.EXCERPT
     assert shown.isprintable()
