@@ -6,9 +6,12 @@ gives a *verdict* on it::
     provider.open(head, route) ──> Exchange | Reply          the head is known; a token is fetched here
     exchange.prepare(body)     ──> Attempt | Reply           the body is known; it is rewritten here
         proxy sends the attempt
-    exchange.holds(head)       ──> False: relay it, through exchange.converter(head) where there is one
-                                   True:  keep it back, read its body (bounded), then
+    exchange.holds(head)       ──> True:  keep it back, read its body (bounded), then judge it
+    exchange.peek(head, data)  ──> False: the same, decided by the first bytes of the body
+                                   True:  relay it, through exchange.converter(head) where there is one,
+                                          or read it whole and give it to exchange.collected(head, body)
     exchange.judge(answer)     ──> Retry(attempt) | Relay | Reply
+    exchange.done()                                          whatever came of it
 
 After the first byte has gone to the client there is no verdict any more, only `Converter.fail`.
 Nothing here knows mitmproxy, and nothing in `proxy` knows a provider.
@@ -173,10 +176,14 @@ type Verdict = Retry | Relay | Reply
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds to wait for the first byte of an answer and between two bytes of it; None = no limit."""
+    """Seconds to wait for the first byte of an answer and between two bytes of it; None = no limit.
+
+    After `keep_alive` seconds of silence within a streamed answer the client is sent a word that means nothing.
+    """
 
     first_byte: float | None = None
     idle: float | None = None
+    keep_alive: float | None = None
 
 
 @dataclass(slots=True)
@@ -209,7 +216,11 @@ class Converter(Protocol):
 
 
 class Exchange(Protocol):
-    """One client request on its way through one provider."""
+    """One client request on its way through one provider.
+
+    What a provider has no need of (peeking, collecting, keeping a client waiting, being told of the end) is answered
+    here in the plainest way.
+    """
 
     story: Story
     limits: Limits
@@ -219,7 +230,7 @@ class Exchange(Protocol):
     max_body: int
     """Bytes of body that are read at the most when `buffers_body`."""
 
-    def prepare(self, body: bytes) -> Attempt | Reply:
+    async def prepare(self, body: bytes) -> Attempt | Reply:
         """Rewrite the body; called once, before anything is sent upstream, and only when `buffers_body`."""
         ...
 
@@ -227,9 +238,24 @@ class Exchange(Protocol):
         """Tell whether this answer is kept from the client until it is judged."""
         ...
 
+    def peek(self, head: AnswerHead, data: bytes) -> bool | None:
+        """Judge an answer that is not held by its first bytes: False = a failure, hold it; None = more bytes.
+
+        Asked with b"" first: True then means that the head says enough, and the answer streams at once.
+        """
+        return True
+
     def converter(self, head: AnswerHead) -> tuple[AnswerHead, Converter] | None:
         """For an answer that is relayed: the head the client gets and the converter of its body, or None."""
         ...
+
+    def collects(self, head: AnswerHead) -> bool:
+        """Tell whether a relayed answer is read whole and then given to `collected` instead of streamed."""
+        return False
+
+    def collected(self, head: AnswerHead, body: bytes) -> Reply:
+        """Return what the client gets for an answer that was read whole."""
+        return Reply(head.status, head.headers, body)
 
     async def judge(self, answer: Answer) -> Verdict:
         """Give the verdict on a held answer or a failed attempt."""
@@ -242,6 +268,14 @@ class Exchange(Protocol):
     def silence(self, seconds: float) -> KimiMitmError:
         """Return the error for an answer in which nothing came for *seconds*."""
         ...
+
+    def ping(self) -> bytes:
+        """Return what keeps a waiting client waiting (`Limits.keep_alive`); b"" for nothing."""
+        return b""
+
+    def done(self) -> None:
+        """Be told that the exchange is over, whatever came of it; called once."""
+        return None  # noqa: RET501 - without it the body is empty, and the method counts as abstract
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from kimi_core.exchange import (
     AnswerHead,
     Attempt,
     Converter,
+    Exchange,
     Headers,
     Limits,
     Relay,
@@ -68,7 +69,7 @@ class StillRefused(LoginDead):
     code = "login_refused"
 
 
-class KimiExchange:
+class KimiExchange(Exchange):
     """One request of a client; see `kimi_core.exchange.Exchange`."""
 
     def __init__(
@@ -102,7 +103,7 @@ class KimiExchange:
 
     # --- the request ---------------------------------------------------------------------------------------------
 
-    def prepare(self, body: bytes) -> Attempt | Reply:
+    async def prepare(self, body: bytes) -> Attempt | Reply:
         """Rewrite a chat request; leave every other body, and those of a client's own account, alone."""
         if self._route.operation == "chat" and self._token is not None:
             try:

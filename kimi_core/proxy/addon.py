@@ -157,13 +157,13 @@ class KimiMitm:
             return
         await self._begin(flow, provider, head, route)
 
-    def request(self, flow: http.HTTPFlow) -> None:
+    async def request(self, flow: http.HTTPFlow) -> None:
         """Have the body rewritten."""
         control = self._control(flow)
         if control is None or flow.response or flow.error:
             return
         if control.buffers_body:
-            control.prepare(flow)
+            await control.prepare(flow)
         if not replay.installed() and not flow.response:
             seal.unlabelled(flow.request, control.exchange.attempt)
 
@@ -177,7 +177,10 @@ class KimiMitm:
             control.open_stream(flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
-        """Finish the record of an exchange."""
+        """Hand over what was collected, and finish the record of an exchange."""
+        control = self._control(flow)
+        if control is not None:
+            control.collect(flow)
         self._finish(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
@@ -237,6 +240,7 @@ class KimiMitm:
         if control is None or control.finished:
             return
         control.finished = True
+        control.exchange.done()
         self._open -= 1
         self._mask(flow, control)
         control.keep(flow)

@@ -41,9 +41,11 @@ class ExchangeControl:
         self.attempts = 1
         self.finished = False
         self.stream: AnswerStream | None = None
+        self._collecting = False
         self._record_limit = record_limit
         self._on_retry = on_retry
         self._held: http.Response | None = None
+        self._head: http.Response | None = None
         self._refusal: str | None = None
         seal.dress(flow.request, exchange.attempt)
 
@@ -62,9 +64,9 @@ class ExchangeControl:
         """Time limits of the answer."""
         return self.exchange.limits
 
-    def prepare(self, flow: http.HTTPFlow) -> None:
+    async def prepare(self, flow: http.HTTPFlow) -> None:
         """Rewrite the buffered body; where that cannot be done, set the refusal as the flow's response."""
-        outcome = self.exchange.prepare(flow.request.get_content(strict=False) or b"")
+        outcome = await self.exchange.prepare(flow.request.get_content(strict=False) or b"")
         if isinstance(outcome, Reply):
             flow.response = seal.response_for(outcome)
         else:
@@ -93,12 +95,17 @@ class ExchangeControl:
         return False
 
     def peeks(self, flow: http.HTTPFlow, response: http.Response) -> bool:
-        """No answer of a provider here hides its failure in the body."""
-        return False
+        """Tell whether the first bytes of this answer decide."""
+        self._head = response
+        return self.exchange.peek(seal.answer_head(response), b"") is not True
 
     def peek(self, flow: http.HTTPFlow, data: bytes) -> bool | None:
-        """Never asked; see `peeks`."""
-        return True
+        """Have the exchange judge the first bytes of an answer."""
+        assert self._head is not None
+        verdict = self.exchange.peek(seal.answer_head(self._head), data)
+        if verdict is False:
+            self._held = self._head
+        return verdict
 
     async def judge(self, attempt: Attempt) -> None:
         """Have the exchange judge a held answer or a failed attempt."""
@@ -127,6 +134,9 @@ class ExchangeControl:
         assert response is not None
         if response is self._held or self.stream is not None or response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
             return
+        if self.exchange.collects(seal.answer_head(response)):
+            self._collecting = True
+            return
         decoder = decoder_for(response.headers.get("content-encoding"))
         if decoder:
             response.headers.pop("content-encoding")
@@ -147,6 +157,21 @@ class ExchangeControl:
         if self.stream is None or limit != "idle":
             return None
         return self.stream.fail(self.exchange.silence(self.limits.idle or 0))
+
+    def collect(self, flow: http.HTTPFlow) -> None:
+        """Have an answer that was read whole turned into what the client gets; it has not been sent yet."""
+        if not self._collecting or flow.response is None:
+            return
+        self._collecting = False
+        head = seal.answer_head(flow.response)
+        body = decode(flow.response.data.content or b"", flow.response.headers.get("content-encoding"))
+        flow.response = seal.response_for(self.exchange.collected(head, body))
+
+    def ping(self, flow: http.HTTPFlow) -> bytes:
+        """Return a word for a client that waits; an answer that told its length has no room for one."""
+        if self.stream is None or flow.response is None or "content-length" in flow.response.headers:
+            return b""
+        return self.exchange.ping()
 
     def keep(self, flow: http.HTTPFlow) -> None:
         """Put what was streamed into the flow, which is only a record now.
@@ -201,6 +226,10 @@ class RefusedControl:
     def cut(self, flow: http.HTTPFlow, limit: Broken) -> bytes | None:
         """Never asked."""
         return None
+
+    def ping(self, flow: http.HTTPFlow) -> bytes:
+        """Never asked."""
+        return b""
 
 
 def _chunk(request: http.Request, response: http.Response) -> None:

@@ -10,6 +10,7 @@ carries the flow (`replay_stream`, the only file that touches mitmproxy's intern
 `holds`                   an answer's head is here: keep it from the client?
 `peeks`, `peek`           the same, decided by the first bytes of the body
 `judge`                   a held answer is complete, or an attempt failed before the client saw a byte of it
+`ping`                    the answer is silent: a word that keeps the client waiting
 `cut`                     the answer stopped in the middle: the last words for the client
 ========================  =============================================================================
 
@@ -138,6 +139,10 @@ class Control(Protocol):
         client's stream instead, as mitmproxy does; so does an answer that promised its length. The callable that is
         set as `flow.response.stream` is not called again.
         """
+        ...
+
+    def ping(self, flow: http.HTTPFlow) -> bytes:
+        """Return what the client of a streamed answer gets after `limits.keep_alive` of silence; b"" for nothing."""
         ...
 
 

@@ -103,6 +103,7 @@ class ReplayStream(StockStream):
         self._streamed = False  # is the request body passed on as it comes?
         self._refused = False  # was the request kept from the server, which no further attempt would change?
         self._since: float | None = None  # when the server last did what a limit waits for; None: request not out yet
+        self._pinged = 0.0  # when the client last got a word of ours in place of the server's
         self._silent_for: float | None = None
         self._head: ResponseHeaders
         self._peeked: list[events.Event] = []
@@ -445,14 +446,23 @@ class ReplayStream(StockStream):
             self.state_stream_response_body: idle,
         }.get(self.server_state)
 
+    def _ping_due(self) -> float | None:
+        """Return when the client is to hear that its answer is still on the way, None where it need not."""
+        control = self._control
+        streaming = self.server_state == self.state_stream_response_body
+        if control is None or self._since is None or not control.limits.keep_alive or not streaming:
+            return None
+        return max(self._since, self._pinged) + control.limits.keep_alive
+
     def _set_wakeup(self) -> Steps[None]:
-        """Have one wakeup pending that comes no later than the limit; a later limit is looked at when it comes."""
-        limit = self._limit()
-        if not limit or self._since is None:
+        """Have one wakeup pending that comes no later than the first thing due; a later one is looked at then."""
+        if self._since is None:
             return
-        now = clock()
-        due = min(self._since + limit, now + LONGEST_WAKEUP)
-        if self._wakeup is None or due < self._wakeup_due:
+        now, limit, ping = clock(), self._limit(), self._ping_due()
+        dues = [self._since + limit] if limit else []
+        dues += [ping] if ping is not None else []
+        due = min([*dues, now + LONGEST_WAKEUP])
+        if dues and (self._wakeup is None or due < self._wakeup_due):
             self._wakeup, self._wakeup_due = LimitWakeup(max(due - now, 0.0), self), due
             yield self._wakeup
 
@@ -460,9 +470,19 @@ class ReplayStream(StockStream):
         if event.command is not self._wakeup:
             return  # replaced by an earlier one since
         self._wakeup = None
-        limit = self._limit()
+        limit, ping = self._limit(), self._ping_due()
         if limit and self._since is not None and clock() >= self._since + limit:
             yield from self._expired(limit)
+        elif ping is not None and clock() >= ping:
+            yield from self._ping()
+
+    def _ping(self) -> Steps[None]:
+        control = self._control
+        assert control is not None
+        self._pinged = clock()
+        data = guarded(b"", control.ping, self.flow)
+        if data:
+            yield SendHttp(ResponseData(self.stream_id, data), self.context.client)
 
     def _expired(self, limit: float) -> Steps[None]:
         yield from self._cancel()

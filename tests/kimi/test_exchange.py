@@ -69,19 +69,19 @@ def _answer(status, body=b"", headers=()):
     return Answer(AnswerHead(status, Headers(headers)), body)
 
 
-def test_a_chat_body_is_rewritten_and_told():
+async def test_a_chat_body_is_rewritten_and_told():
     """The body of a chat request is rewritten; facts and repairs go into the story."""
     exchange, _ = _exchange()
-    attempt = exchange.prepare(BODY)
+    attempt = await exchange.prepare(BODY)
     assert json.loads(attempt.body)["stream_options"] == {"include_usage": True}
     assert exchange.attempt is attempt
     assert exchange.story.facts["model"] == "k3"
 
 
-def test_a_bad_chat_body_is_refused():
+async def test_a_bad_chat_body_is_refused():
     """A body that is no chat request gets a 400 that says so; nothing is sent."""
     exchange, _ = _exchange()
-    reply = exchange.prepare(b"[]")
+    reply = await exchange.prepare(b"[]")
     assert isinstance(reply, Reply)
     assert reply.status == 400
     assert json.loads(reply.body)["error"]["code"] == "bad_request"
@@ -89,10 +89,10 @@ def test_a_bad_chat_body_is_refused():
 
 
 @pytest.mark.parametrize("operation", ["models", "messages", "search", "other"])
-def test_other_bodies_are_left_alone(operation):
+async def test_other_bodies_are_left_alone(operation):
     """Bodies of other endpoints are not even parsed."""
     exchange, _ = _exchange(operation)
-    assert exchange.prepare(b"\xff").body is None
+    assert (await exchange.prepare(b"\xff")).body is None
     assert exchange.buffers_body
 
 
@@ -237,3 +237,14 @@ def test_a_refused_upload_is_remembered():
     exchange, account = _exchange("files")
     exchange.converter(AnswerHead(401, Headers()))
     assert account.rejected == ["fake-access-1"]
+
+
+async def test_the_rest_of_an_exchange_is_plain():
+    """Kimi's answers are judged by their head, streamed byte for byte, and hold nothing that has to be given back."""
+    exchange, _ = _exchange()
+    head = AnswerHead(200, SSE)
+    assert exchange.peek(head, b"") is True
+    assert not exchange.collects(head)
+    assert exchange.collected(head, b"x").body == b"x"
+    assert exchange.ping() == b""
+    assert exchange.done() is None

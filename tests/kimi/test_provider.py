@@ -168,7 +168,7 @@ async def test_a_clients_own_key_can_be_left_alone(tmp_path, sent, sealed):
     assert (exchange.attempt.headers.get("user-agent") == "client/1") is own
     if own:
         assert exchange.attempt.headers.get(next(iter(sealed))) == OWN_KEY_LABEL
-        assert exchange.prepare(b"not even JSON") is exchange.attempt
+        assert await exchange.prepare(b"not even JSON") is exchange.attempt
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A provider and an exchange that do as they are told."""
 
 from kimi_core.errors import UpstreamError
-from kimi_core.exchange import Attempt, Headers, Limits, Route, Story, reply_for
+from kimi_core.exchange import Attempt, Headers, Limits, Reply, Route, Story, reply_for
 
 SECRET = "Bearer fake-access-1"
 
@@ -47,9 +47,12 @@ class FakeExchange:
         self.answers = []
         self.watched = converter
         self.bodies = []
+        self.peeked = lambda data: True
+        self.whole = False
+        self.over = 0
         self.prepared = attempt(body=b'{"rewritten":true}')
 
-    def prepare(self, body):
+    async def prepare(self, body):
         self.bodies.append(body)
         return self.prepared
 
@@ -65,6 +68,21 @@ class FakeExchange:
 
     def refuse(self, error):
         return reply_for(error, "openai")
+
+    def peek(self, head, data):
+        return self.peeked(data)
+
+    def collects(self, head):
+        return self.whole
+
+    def collected(self, head, body):
+        return Reply(201, Headers([("x-collected", "yes")]), b"<" + body + b">")
+
+    def ping(self):
+        return b": ping\n\n"
+
+    def done(self):
+        self.over += 1
 
     def silence(self, seconds):
         return UpstreamError(f"silent for {seconds}")

@@ -95,7 +95,7 @@ async def test_a_request_from_head_to_record(world):
     assert flow.request.headers["authorization"] == "Bearer [kimi]"
     assert addon._open == 1
     flow.request.content = b"{}"
-    addon.request(flow)
+    await addon.request(flow)
     assert flow.request.content == b'{"rewritten":true}'
     flow.response = tutils.tresp(headers=Headers())
     flow.response.timestamp_end = None
@@ -106,7 +106,24 @@ async def test_a_request_from_head_to_record(world):
     assert flow.comment == "fake · m"
     assert flow.response.data.content == b"abc"
     assert addon._open == 0
+    assert exchange.over == 1
     assert SECRET not in str(flow.get_state())
+
+
+async def test_a_collected_answer_is_replaced_before_it_is_sent(world):
+    """An answer that is read whole leaves as what the exchange made of it."""
+    _, addon = world
+    exchange = FakeExchange()
+    exchange.whole = True
+    _provide(addon, exchange)
+    flow = _flow()
+    await addon.requestheaders(flow)
+    await addon.request(flow)
+    flow.response = tutils.tresp(headers=Headers(), content=b"x")
+    flow.response.timestamp_end = None
+    addon.responseheaders(flow)
+    addon.response(flow)
+    assert flow.response.content == b"<x>"
 
 
 async def test_requests_of_others_are_left_alone(world):
@@ -116,7 +133,7 @@ async def test_requests_of_others_are_left_alone(world):
     flow = _flow(host="example.test", headers=[("Authorization", "Bearer theirs")])
     before = flow.request.get_state()
     await addon.requestheaders(flow)
-    addon.request(flow)
+    await addon.request(flow)
     flow.response = tutils.tresp()
     addon.responseheaders(flow)
     addon.response(flow)
@@ -156,7 +173,7 @@ async def test_refusals(world, flow, code, status):
     assert provider.heads == []
     assert "Bearer s" not in str(flow.get_state())
     assert isinstance(replay.control_of(flow), RefusedControl)
-    addon.request(flow)
+    await addon.request(flow)
     addon.responseheaders(flow)
     addon.response(flow)
 
@@ -218,7 +235,7 @@ async def test_without_replay_the_secret_is_masked_again(world):
     replay.uninstall()
     flow = _flow()
     await addon.requestheaders(flow)
-    addon.request(flow)
+    await addon.request(flow)
     assert flow.request.headers["authorization"] == SECRET
     flow.response = tutils.tresp(headers=Headers())
     flow.response.timestamp_end = None
@@ -233,7 +250,7 @@ async def test_without_replay_a_killed_flow_is_masked_too(world):
     replay.uninstall()
     flow = _flow()
     await addon.requestheaders(flow)
-    addon.request(flow)
+    await addon.request(flow)
     addon.error(flow)
     assert flow.request.headers["authorization"] == "Bearer [kimi]"
 

@@ -47,31 +47,31 @@ def test_a_controlled_flow_shows_labels():
     assert (control.buffers_body, control.max_body, control.limits) == (True, 1024, Limits())
 
 
-def test_the_body_is_rewritten():
+async def test_the_body_is_rewritten():
     """The body that goes out is the one the exchange made of the client's."""
     flow, control, _ = _control()
     flow.request.content = b"client's"
-    control.prepare(flow)
+    await control.prepare(flow)
     assert control.exchange.bodies == [b"client's"]
     assert flow.request.content == b'{"rewritten":true}'
     assert flow.response is None
 
 
-def test_an_encoded_body_is_decoded_first():
+async def test_an_encoded_body_is_decoded_first():
     """A gzipped request body is read decoded."""
     flow, control, _ = _control()
     flow.request.headers["content-encoding"] = "gzip"
     flow.request.data.content = gzip.compress(b"plain")
-    control.prepare(flow)
+    await control.prepare(flow)
     assert control.exchange.bodies == [b"plain"]
     assert "content-encoding" not in flow.request.headers
 
 
-def test_a_body_that_cannot_be_sent_is_answered():
+async def test_a_body_that_cannot_be_sent_is_answered():
     """Where the exchange refuses the body, the flow gets that answer and nothing is sent."""
     flow, control, _ = _control()
     control.exchange.prepared = reply_for(BadRequest("No."), "openai")
-    control.prepare(flow)
+    await control.prepare(flow)
     assert flow.response.status_code == 400
 
 
@@ -214,6 +214,47 @@ def test_silence_in_mid_stream_ends_with_an_error():
     assert control.cut(flow, "idle") == b"<upstream_error>"
 
 
+def test_answers_can_be_judged_by_their_first_bytes():
+    """Where the head does not tell, the exchange is asked with the first bytes; a failure is held like any other."""
+    flow, control, _ = _control()
+    response = _answered(flow)
+    assert not control.peeks(flow, response)
+    control.exchange.peeked = lambda data: None if len(data) < 2 else data == b"ok"
+    assert control.peeks(flow, response)
+    assert control.peek(flow, b"o") is None
+    assert control.peek(flow, b"ok") is True
+    assert control.peek(flow, b"no") is False
+    control.open_stream(flow)
+    assert response.stream is False
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+def test_an_answer_can_be_collected(encoding):
+    """An answer that the client wants whole is read whole, decoded, and replaced before it is sent."""
+    flow, control, _ = _control()
+    control.exchange.whole = True
+    response = _answered(flow, headers={"content-encoding": encoding} if encoding else {})
+    control.open_stream(flow)
+    assert response.stream is False
+    response.data.content = gzip.compress(b"all") if encoding else b"all"
+    control.collect(flow)
+    assert (flow.response.status_code, flow.response.content) == (201, b"<all>")
+    collected = flow.response
+    control.collect(flow)
+    assert flow.response is collected
+
+
+def test_waiting_clients_get_a_word():
+    """A streamed answer has room for a keep-alive; one that told its length, or none at all, has not."""
+    flow, control, _ = _control()
+    assert control.ping(flow) == b""
+    response = _answered(flow)
+    control.open_stream(flow)
+    assert control.ping(flow) == b": ping\n\n"
+    response.headers["content-length"] = "5"
+    assert control.ping(flow) == b""
+
+
 def test_nothing_is_kept_where_nothing_is_wanted():
     """With a limit of 0 the flow keeps no streamed body."""
     flow = tflow.tflow()
@@ -244,6 +285,7 @@ async def test_a_refused_request_goes_nowhere():
     assert not control.peeks(flow, flow.response)
     assert control.peek(flow, b"") is True
     assert control.cut(flow, "idle") is None
+    assert control.ping(flow) == b""
     failed = Attempt(flow, 1, error="refused")
     await control.judge(failed)
     assert failed.decision == "relay"

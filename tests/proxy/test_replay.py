@@ -58,6 +58,9 @@ class Policy:
     def cut(self, flow, limit):
         return None
 
+    def ping(self, flow):
+        raise AssertionError("not asked for")
+
 
 class Addon:
     """Attaches a policy to every flow and streams every answer."""
@@ -940,6 +943,53 @@ def test_cut_answer_that_cannot_end_is_reset(drive, protocols, broken, why, capl
     assert (driver.answer.body, driver.answer.ended, driver.answer.reset) == (b"one", False, True)
     assert driver.hooks.count("error") == 1
     assert ("raised" in caplog.text) == (why == "raises")
+
+
+class Patient(Policy):
+    """A control that keeps a waiting client waiting."""
+
+    limits = Limits(idle=100, keep_alive=15)
+
+    def ping(self, flow):
+        return b": ping\n\n"
+
+
+@pytest.mark.parametrize("protocols", PROTOCOLS, ids="-".join)
+def test_a_silent_answer_keeps_its_client_waiting(drive, protocols):
+    """Each keep-alive interval without a byte of the answer brings the client a word, and nothing else does."""
+    driver = drive(Patient(), protocols)
+    driver.request()
+    driver.advance(20)
+    driver.respond(200, b"a", EVENT_STREAM, end=False)
+    driver.advance(14)
+    assert driver.answer.body == b"a"
+    driver.advance(1)
+    assert driver.answer.body == b"a: ping\n\n"
+    driver.advance(15)
+    assert driver.answer.body == b"a: ping\n\n: ping\n\n"
+    driver.send(b"b")
+    driver.advance(14)
+    assert driver.answer.body == b"a: ping\n\n: ping\n\nb"
+    driver.advance(86)
+    assert driver.answer.reset
+
+
+@pytest.mark.parametrize("last", [b"", None])
+def test_a_client_need_not_be_kept_waiting(drive, last):
+    """No word, and one that cannot be had, change nothing."""
+
+    class Silent(Patient):
+        def ping(self, flow):
+            if last is None:
+                raise ValueError
+            return last
+
+    driver = drive(Silent())
+    driver.request()
+    driver.respond(200, b"a", EVENT_STREAM, end=False)
+    driver.advance(40)
+    driver.send(b"b", end=True)
+    assert driver.answer.body == b"ab"
 
 
 @pytest.mark.parametrize("protocols", PROTOCOLS, ids="-".join)
