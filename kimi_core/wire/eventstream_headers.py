@@ -142,7 +142,7 @@ def _type_of(value: Value) -> HeaderType:
             return HeaderType.STRING
         case bytes():
             return HeaderType.BYTES
-        case UUID():
+        case _:
             return HeaderType.UUID
 
 
