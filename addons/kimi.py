@@ -7,9 +7,9 @@ import logging
 import sys
 from pathlib import Path
 
-_ROOT = str(Path(__file__).resolve().parent.parent)
-if _ROOT not in sys.path:  # a plain checkout works without being installed
-    sys.path.insert(0, _ROOT)
+_ROOT = Path(__file__).resolve().parent.parent
+if (_ROOT / "kimi_core").is_dir() and str(_ROOT) not in sys.path:  # a plain checkout works without being installed
+    sys.path.insert(0, str(_ROOT))
 
 try:
     _addon = importlib.import_module("kimi_core.proxy.addon")

@@ -140,7 +140,7 @@ class KimiMitm:
         on_own_port = guard.own_port(flow)
         if on_own_port:
             try:
-                guard.check_local(head)
+                guard.check_local(head, flow.client_conn.sockname[0] if self.settings.kimi_allow_clients else None)
             except Refused as error:
                 self._answer(flow, reply_for(error, "openai"))
                 return

@@ -90,13 +90,14 @@ def own_port(flow: http.HTTPFlow) -> bool:
     return bool(sockname) and not in_tunnel and flow.request.scheme == "http" and flow.request.port == sockname[1]
 
 
-def check_local(head: RequestHead) -> None:
+def check_local(head: RequestHead, own_address: str | None = None) -> None:
     """Refuse a request on the proxy's own port that does not call it by a loopback name.
 
-    A page of another origin that has its name resolve to 127.0.0.1 (DNS rebinding) sends its own name.
+    A page of another origin that has its name resolve to 127.0.0.1 (DNS rebinding) sends its own name. Where other
+    machines may use the proxy, *own_address* is the IP address that this connection came in on: nobody can bend that.
     Raises ForeignHost.
     """
-    if head.host.lower() not in LOOPBACK_NAMES:
+    if head.host.lower() not in LOOPBACK_NAMES | {own_address}:
         raise ForeignHost(f"This is a proxy on this machine; it does not answer as {head.host!r}.")
 
 

@@ -98,6 +98,15 @@ def test_rebinding_names_are_refused(host):
         guard.check_local(RequestHead("GET", "http", host, 8080, "/kimi/v1/models", Headers()))
 
 
+def test_other_machines_call_the_proxy_by_its_address():
+    """Where other machines may use the proxy, it answers as the address that they reached, and as no other."""
+    head = RequestHead("GET", "http", "10.0.0.5", 8080, "/health", Headers())
+    guard.check_local(head, "10.0.0.5")
+    for own in (None, "10.0.0.6"):
+        with pytest.raises(guard.ForeignHost):
+            guard.check_local(head, own)
+
+
 @pytest.mark.parametrize(
     "headers",
     [
