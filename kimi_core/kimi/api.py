@@ -1,67 +1,19 @@
-"""GET one JSON document of the Kimi API: the call that models and usage share.
-
-Foreign errors are mapped here, at the border: whatever goes wrong is an UpstreamError whose sentence holds the status
-and a short excerpt of the answer, and never the credentials that were sent.
-"""
+"""GET one JSON document of the Kimi API: the call that models and usage share (`kimi_core.documents` does the work)."""
 
 from __future__ import annotations
 
-import asyncio
-
 import httpx
-from pydantic_core import from_json
 
-from kimi_core.errors import UpstreamError
+from kimi_core import documents
+from kimi_core.documents import MAX_ANSWER
 from kimi_core.exchange import Headers
 
-MAX_ANSWER = 4 * 1024 * 1024  # the longest model list seen is a few KiB; a bound keeps a wrong host from filling memory
-EXCERPT = 200  # characters of a refused answer that a message repeats
-SHORTEST_SECRET = 8  # what is shorter ("gzip", "*/*") is no credential and may stand in an excerpt
+__all__ = ["MAX_ANSWER", "get_json"]
 
 
 async def get_json(client: httpx.AsyncClient, url: str, headers: Headers, *, what: str, seconds: float) -> object:
-    """Return the parsed body of ``GET url``; *seconds* bounds the whole call.
+    """Return the parsed body of ``GET url``, sent with exactly *headers*, within *seconds*.
 
-    Exactly *headers* are sent, plus Host: no User-Agent of the HTTP library slips in beside an identity.
-    *what* names the thing asked for in error sentences ("The model list").
-    Raises UpstreamError: no answer in time, a status other than 200, too long, or no JSON.
+    *what* names the thing asked for in error sentences ("The model list"). Raises UpstreamError.
     """
-    request = httpx.Request("GET", url, headers=list(headers), extensions={"timeout": client.timeout.as_dict()})
-    try:
-        async with asyncio.timeout(seconds):
-            status, body = await _read(client, request)
-    except TimeoutError as error:
-        raise UpstreamError(f"{what} did not come within {seconds:g} s.") from error
-    except (httpx.HTTPError, httpx.StreamError) as error:
-        raise UpstreamError(f"{what} could not be fetched: {type(error).__name__}.") from error
-    if status != httpx.codes.OK:
-        raise UpstreamError(f"{what} was answered with status {status}{_quote(body, headers)}.", http_status=status)
-    if len(body) > MAX_ANSWER:
-        raise UpstreamError(f"{what} is longer than {MAX_ANSWER} bytes.", http_status=status)
-    try:
-        return from_json(body)
-    except ValueError as error:
-        raise UpstreamError(f"{what} is no JSON{_quote(body, headers)}.", http_status=status) from error
-
-
-async def _read(client: httpx.AsyncClient, request: httpx.Request) -> tuple[int, bytes]:
-    response = await client.send(request, stream=True)
-    body = bytearray()
-    try:
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                break
-    finally:
-        await response.aclose()
-    return response.status_code, bytes(body)
-
-
-def _quote(body: bytes, headers: Headers) -> str:
-    """Return `: "…"` with the beginning of *body* on one line, or nothing; a header value that it echoes is cut out."""
-    text = body.decode(errors="replace")
-    for _, value in headers:
-        secret = value.rpartition(" ")[2]  # of "Bearer …"
-        text = text.replace(secret, "…") if len(secret) >= SHORTEST_SECRET else text
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return f': "{text[:EXCERPT]}"' if text else ""
+    return await documents.fetch(client, "GET", url, headers, what=what, seconds=seconds)
