@@ -8,6 +8,7 @@ own upstream legs follow: the upstream proxy of ``mode: upstream:…`` and the t
 from __future__ import annotations
 
 import base64
+import logging
 import ssl
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,6 +17,9 @@ import certifi
 import httpx
 
 from kimi_core.errors import ConfigError
+
+for _library in ("httpx", "httpcore"):  # they would log every step of a login call, header fields and all
+    logging.getLogger(_library).setLevel(logging.WARNING)
 
 CONNECT_TIMEOUT = 15.0  # kimi-cli: connect 15 s, read 60 s, total 120 s (utils/aiohttp.py)
 READ_TIMEOUT = 60.0

@@ -51,7 +51,10 @@ def dress(request: http.Request, attempt: Attempt) -> None:
     request.path = attempt.path
     if request.data.authority:
         request.authority = attempt.headers.get("host") or attempt.host
-    set_headers(request, attempt.headers)
+    expects = request.headers.get("expect")
+    set_headers(request, attempt.headers.without("expect"))
+    if expects:  # mitmproxy answers it itself and then takes it away, which must stay so
+        request.headers["expect"] = expects
     if attempt.body is not None:
         request.data.content = attempt.body
         request.headers.pop("transfer-encoding", None)

@@ -37,6 +37,18 @@ def test_a_body_that_is_streamed_stays_framed_as_it_came():
     assert "content-length" not in request.headers
 
 
+def test_expect_is_mitmproxys_to_answer():
+    """While the client waits for 100 Continue the field stays; once it is answered it does not come back."""
+    request = tflow.tflow().request
+    attempt = Attempt("POST", "https", "h", 443, "/", Headers([("Expect", "100-continue")]))
+    request.headers["Expect"] = "100-continue"
+    seal.dress(request, attempt)
+    assert request.headers["expect"] == "100-continue"
+    request.headers.pop("expect")
+    seal.dress(request, attempt)
+    assert "expect" not in request.headers
+
+
 def test_a_rewritten_body_replaces_the_framing():
     """A rewritten body has its own length and no coding any more."""
     request = tflow.tflow().request
