@@ -244,6 +244,14 @@ def explain(failure: Failure) -> AnswerFailed:
     return classify_exception(failure.type, failure.message, failure.reason).error()
 
 
+def kind_of(label: str | None) -> Kind | None:
+    """Return the kind that a `Finding.label` stands for, None where it is none of ours."""
+    if label is not None and label in Kind:
+        return Kind(label)
+    finding = _find(0, Failure("", "", label))
+    return None if finding.kind is Kind.unknown else finding.kind
+
+
 def says_suspended(text: str) -> bool:
     """Tell whether *text* is the service's word that the account is locked; it has come as plain answer text."""
     return re.search(_SUSPENDED, text[:MAX_TEXT], re.IGNORECASE) is not None

@@ -279,3 +279,19 @@ def test_errors_of_the_whole_pool():
     assert "a: rate_limited, 30 s; b: suspended." in str(passing)
     assert NoneUsable(()).sentence.startswith("No Kiro account. Run")
     assert "b: suspended." in str(NoneUsable(("b: suspended",)))
+
+
+@pytest.mark.parametrize(
+    ("label", "kind"),
+    [
+        ("MONTHLY_REQUEST_COUNT", Kind.quota),
+        ("quota_exhausted", Kind.quota),
+        ("rate_limited", Kind.rate),
+        ("NEW", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_kind_of_a_label(label, kind):
+    """A stored label leads back to its kind where it is one of ours."""
+    assert verdict.kind_of(label) == kind
