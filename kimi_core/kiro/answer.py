@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol
 
 from kimi_core.errors import KimiMitmError
 from kimi_core.kiro import events, failures
+from kimi_core.kiro.frames import printable
 from kimi_core.kiro.text import Fence, StopSequences, Surrogates, ThinkingTags
 from kimi_core.kiro.thoughts import Thoughts
 from kimi_core.kiro.toolcalls import ToolCalls
@@ -93,6 +94,7 @@ class Answer:
         self._text_halves, self._thought_halves = Surrogates(), Surrogates()
         self._stops = StopSequences(options.stop)
         self._steps = tuple(self._build_steps())
+        self._plain = not self._steps and options.max_tokens is None  # nothing is done to the text: the short way
 
     def take(self, event: events.Event) -> list[Part]:
         """Return the parts that *event* adds."""
@@ -144,11 +146,15 @@ class Answer:
     # events that give parts
 
     def _text(self, event: events.Text) -> list[Part]:
-        if self.model is None:
-            self.model = event.model
+        if self.model is None and event.model:
+            self.model = printable(event.model)
         if not event.content or self._cut:
             return []
         text = self._text_halves.push(event.content)
+        if self._plain and text:
+            self.tokens.add(text)
+            self._visible = True
+            return [TextDelta(text)]
         for step in self._steps:
             text = step.push(text)
         return self._give_text(text)

@@ -105,11 +105,11 @@ class ChatStream:
         """Say that the line broke; return held text and an error event, or nothing where the end had come."""
         return self._write(self._source.fail, error)
 
-    def _write[**P](self, step: Callable[P, list[Part]], *args: P.args, **kwargs: P.kwargs) -> bytes:
+    def _write[*A](self, step: Callable[[*A], list[Part]], *args: *A) -> bytes:
         if self._broken:
             return b""
         try:
-            return b"".join(map(self._writer.write, step(*args, **kwargs)))
+            return b"".join(map(self._writer.write, step(*args)))
         except Exception as error:  # noqa: BLE001 - a converter that raises loses its chunk silently, under a 200
             self._broken = True
             return openai_error_event(_unforeseen(error))

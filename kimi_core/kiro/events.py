@@ -1,6 +1,7 @@
 """The events of a Kiro answer (kiro.md §2.2), as `kiro.frames` reads them.
 
-Only what this program uses of them is kept. `Failure` stands for every way in which an answer reports an error.
+Only what this program uses of them is kept. `Failure` stands for every way in which an answer reports an error. They
+are not frozen, since that triples the time to make one, and one is made for every word of an answer.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Text:
-    """A piece of the answer; `model` is the one that serves it."""
+    """A piece of the answer; `model` is the one that serves it, as the service writes it."""
 
     content: str
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reasoning:
     """A piece of native thinking; `redacted` is base64."""
 
@@ -26,7 +27,7 @@ class Reasoning:
     redacted: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ToolUse:
     """A fragment of a tool call; `input` is a piece of JSON text, or an object, or None for nothing."""
 
@@ -36,14 +37,14 @@ class ToolUse:
     stop: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ContextUsage:
     """How much of the model's window the turn has filled, in percent; None where the number makes no sense."""
 
     percentage: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Metering:
     """What the turn cost; None where the number makes no sense."""
 
@@ -51,7 +52,7 @@ class Metering:
     unit: str = "credit"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TokenUsage:
     """Exact counts, each None where the service does not say it; `uncached` is the prompt without its cached part."""
 
@@ -62,7 +63,7 @@ class TokenUsage:
     cache_write: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Metadata:
     """Why the model stopped, and counts."""
 
@@ -71,26 +72,26 @@ class Metadata:
     percentage: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stopped:
     """`messageStopEvent`: the message is complete."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ignored:
     """A known event that says nothing to a client."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Unknown:
     """An event that this program does not know."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Failure:
     """The service (or a frame of it) reports an error: exception's name, its sentence, its reason code."""
 

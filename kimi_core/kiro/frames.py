@@ -59,14 +59,30 @@ def parse(frame: Frame) -> Event:
     """Return the event that *frame* carries; total."""
     headers = frame.headers
     kind = headers.get(":message-type", "event")
-    if kind == "event":
-        return _event(headers.get(":event-type"), frame.payload)
+    if kind != "event":
+        return _no_event(kind, frame)
+    name = headers.get(":event-type")
+    if not isinstance(name, str):
+        return Failure(MALFORMED, "A frame says neither what message nor what event it is.")
+    reader = _READERS.get(name)
+    if reader is None:
+        return Ignored(name) if name in IGNORED else Unknown(name[:MAX_NAME])
+    payload = frame.payload
+    document = read_json(payload) if payload else {}
+    event = reader(document) if isinstance(document, dict) else None
+    if event is None:
+        return Failure(MALFORMED, f"The payload of a {name} of {len(payload)} bytes is not what it should be.")
+    return event
+
+
+def _no_event(kind: object, frame: Frame) -> Failure:
+    headers = frame.headers
     if kind == "exception":
-        return failure(frame.payload, _clean(headers.get(":exception-type")))
+        return failure(frame.payload, printable(headers.get(":exception-type")))
     if kind == "error":
         code, message = headers.get(":error-code"), headers.get(":error-message")
-        return Failure(_clean(code) or UNMODELLED, _clean(message, MAX_MESSAGE))
-    return Failure(MALFORMED, f"A frame has the message type {_clean(kind)!r}.")
+        return Failure(printable(code) or UNMODELLED, printable(message, MAX_MESSAGE))
+    return Failure(MALFORMED, f"A frame has the message type {printable(kind)!r}.")
 
 
 def failure(body: bytes, kind: str = "") -> Failure:
@@ -92,28 +108,19 @@ def read_json(text: bytes | str) -> Any:
         return None
 
 
+def printable(value: object, limit: int = MAX_NAME) -> str:
+    """Return *limit* characters of a foreign string, in a form that can be written anywhere; "" for no string."""
+    return value[:limit].encode(errors="replace").decode() if isinstance(value, str) else ""
+
+
 def _no_constant(name: str) -> None:
     raise ValueError(name)
-
-
-def _event(name: object, payload: bytes) -> Event:
-    if not isinstance(name, str):
-        return Failure(MALFORMED, "A frame says neither what message nor what event it is.")
-    reader = _READERS.get(name)
-    if reader is None:
-        return Ignored(name) if name in IGNORED else Unknown(name[:MAX_NAME])
-    document = read_json(payload) if payload else {}
-    if isinstance(document, dict):
-        event = reader(document)
-        if event is not None:
-            return event
-    return Failure(MALFORMED, f"The payload of a {name} of {len(payload)} bytes is not what it should be.")
 
 
 def _text(document: dict[str, Any]) -> Text | None:
     content, model = document.get("content"), document.get("modelId")
     if content is None or isinstance(content, str):
-        return Text(content or "", _clean(model) if model else None)
+        return Text(content or "", model if isinstance(model, str) else None)
     return None
 
 
@@ -136,7 +143,7 @@ def _context_usage(document: dict[str, Any]) -> ContextUsage:
 
 
 def _metering(document: dict[str, Any]) -> Metering:
-    return Metering(_number(document.get("usage")), _clean(document.get("unit")) or "credit")
+    return Metering(_number(document.get("usage")), printable(document.get("unit")) or "credit")
 
 
 def _metadata(document: dict[str, Any]) -> Metadata:
@@ -144,7 +151,7 @@ def _metadata(document: dict[str, Any]) -> Metadata:
     counts = usage if isinstance(usage, dict) else {}
     percentage = document.get("contextUsagePercentage")
     return Metadata(
-        _clean(reason) or None,
+        printable(reason) or None,
         _tokens(counts, _TOKEN_USAGE),
         _number(counts.get("contextUsagePercentage") if percentage is None else percentage),
     )
@@ -168,9 +175,9 @@ def _stopped(_document: dict[str, Any]) -> Stopped:
 
 def _reported(document: Mapping[str, Any], kind: str) -> Failure:
     message = document.get("message") or document.get("Message")
-    own = _clean(document.get("__type"), MAX_MESSAGE).rpartition("#")[2].partition(":")[0]
+    own = printable(document.get("__type"), MAX_MESSAGE).rpartition("#")[2].partition(":")[0]
     return Failure(
-        kind or own[:MAX_NAME] or UNMODELLED, _clean(message, MAX_MESSAGE), _clean(document.get("reason")) or None
+        kind or own[:MAX_NAME] or UNMODELLED, printable(message, MAX_MESSAGE), printable(document.get("reason")) or None
     )
 
 
@@ -209,7 +216,7 @@ def _strings(*values: object) -> bool:
 
 def _sound(*values: object) -> bool:
     """Tell whether each of *values* is a string that can be written again, or nothing."""
-    return _strings(*values) and all(value is None or _clean(value, sys.maxsize) == value for value in values)
+    return _strings(*values) and all(value is None or printable(value, sys.maxsize) == value for value in values)
 
 
 def _number(value: object) -> float | None:
@@ -222,8 +229,3 @@ def _number(value: object) -> float | None:
 def _count(value: object) -> int | None:
     number = _number(value)
     return None if number is None else int(number)
-
-
-def _clean(value: object, limit: int = MAX_NAME) -> str:
-    """Return *limit* characters of a foreign string, in a form that can be written anywhere; "" for no string."""
-    return value[:limit].encode(errors="replace").decode() if isinstance(value, str) else ""

@@ -58,8 +58,9 @@ class Counter:
     def admit(self, text: str) -> str:
         """Count as much of *text* as the limit has room for, and return that."""
         tokens = self._count(text)
-        if self._limit is not None and self.written + tokens > self._limit:
-            room = self._limit - self.written
+        limit = self._limit
+        if limit is not None and self.written + tokens > limit:
+            room = limit - self.written
             # the first length that is too long, found by halving: counting is additive, so longer is never less
             fits = bisect_right(range(len(text) + 1), room, key=lambda size: self._count(text[:size])) - 1
             text = text[: max(0, fits)]

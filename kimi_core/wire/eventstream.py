@@ -11,8 +11,8 @@ Goals of the decoder, in this order:
 2. Nothing unchecked leaves: both checksums, all lengths; an end inside a frame is an error.
 3. What a frame announces is checked against the limits as soon as its 12 bytes of prelude are there, before more of it
    is kept. Memory is bounded by one frame and one chunk.
-4. Time is linear in the bytes, also for chunks of one byte. A service repeats a handful of header blocks, so parsed
-   ones are kept by their bytes: a frame costs two checksums, a few slices and a look-up.
+4. Time is linear in the bytes, also for chunks of one byte. A service repeats its header blocks and its lengths, so
+   what was parsed or checked is kept by its bytes: a frame costs a checksum, a few slices and two look-ups.
 """
 
 from __future__ import annotations
@@ -29,13 +29,17 @@ CONTENT_TYPE = "application/vnd.amazon.eventstream"
 
 MAX_HEADERS = 128 * 1024  # bytes of a header block; the format's own limit
 MAX_PAYLOAD = 24 * 1024 * 1024  # bytes of a payload; the format's own limit
+KEPT_PRELUDES = 512  # checked preludes that a decoder remembers: one for each length of a delta
 KEPT_BLOCKS = 64  # header blocks that a decoder remembers; Kiro has about twenty event types
 KEPT_BLOCK_BYTES = 512  # longer blocks are parsed each time; Kiro's have about a hundred bytes
 
 _PRELUDE = Struct(">III")
 _CHECKSUM = Struct(">I")
+_read_checksum = _CHECKSUM.unpack_from
+_PRELUDE_BYTES = _PRELUDE.size
 _CHECKED_PRELUDE = 8  # bytes of the prelude that its checksum covers
-_OVERHEAD = _PRELUDE.size + _CHECKSUM.size  # bytes of the smallest frame
+_CHECKSUM_BYTES = _CHECKSUM.size
+_OVERHEAD = _PRELUDE_BYTES + _CHECKSUM_BYTES  # bytes of the smallest frame
 
 
 class FrameTooLong(KimiMitmError):
@@ -67,7 +71,17 @@ class Decoder:
     After an error the stream is over: every later call raises the same error again.
     """
 
-    __slots__ = ("_blocks", "_data", "_error", "_held", "_max_headers", "_max_payload", "_need", "_position")
+    __slots__ = (
+        "_blocks",
+        "_data",
+        "_error",
+        "_held",
+        "_max_headers",
+        "_max_payload",
+        "_need",
+        "_position",
+        "_preludes",
+    )
 
     def __init__(self, *, max_headers: int = MAX_HEADERS, max_payload: int = MAX_PAYLOAD) -> None:
         self._max_headers = max_headers
@@ -75,8 +89,9 @@ class Decoder:
         self._data = b""  # what is being parsed, from `_position` on
         self._position = 0
         self._held = bytearray()  # an incomplete frame; not empty only while `_data` is used up
-        self._need = _PRELUDE.size  # bytes that `_held` must have before there is anything to do
+        self._need = _PRELUDE_BYTES  # bytes that `_held` must have before there is anything to do
         self._blocks: dict[bytes, Headers] = {}
+        self._preludes: dict[bytes, tuple[int, int, int]] = {}
         self._error: KimiMitmError | None = None
 
     def feed(self, data: bytes) -> Iterator[Frame]:
@@ -127,24 +142,23 @@ class Decoder:
         left = len(data) - start
         if not left:  # used up, or all of it is held
             return None
-        if left < _PRELUDE.size:
-            self._hold(_PRELUDE.size)
+        if left < _PRELUDE_BYTES:
+            self._hold(_PRELUDE_BYTES)
             return None
-        total, header_bytes, prelude_crc = _PRELUDE.unpack_from(data, start)
-        if self._need == _PRELUDE.size:
-            self._check(data[start : start + _CHECKED_PRELUDE], total, header_bytes, prelude_crc)
+        prelude = data[start : start + _PRELUDE_BYTES]
+        total, header_bytes, prelude_crc = self._preludes.get(prelude) or self._check(prelude)
         if left < total:
             self._hold(total)
             return None
-        self._need = _PRELUDE.size
-        end = start + total - _CHECKSUM.size
+        self._need = _PRELUDE_BYTES
+        end = start + total - _CHECKSUM_BYTES
         # the checksum runs on from the prelude's, which covers the first 8 bytes
         actual = crc32(data[start + _CHECKED_PRELUDE : end], prelude_crc)
-        (expected,) = _CHECKSUM.unpack_from(data, end)
+        (expected,) = _read_checksum(data, end)
         if actual != expected:
             raise _mismatch("", expected, actual, total)
-        payload_start = start + _PRELUDE.size + header_bytes
-        block = data[start + _PRELUDE.size : payload_start]
+        payload_start = start + _PRELUDE_BYTES + header_bytes
+        block = data[start + _PRELUDE_BYTES : payload_start]
         headers = self._blocks.get(block)
         if headers is None:
             headers = self._parse(block)
@@ -157,11 +171,15 @@ class Decoder:
         self._position = 0
         self._need = need
 
-    def _check(self, checked: bytes, total: int, header_bytes: int, expected: int) -> None:
-        """Check a prelude: its checksum first, so that the other errors tell of the sender and not of the line."""
-        actual = crc32(checked)
+    def _check(self, prelude: bytes) -> tuple[int, int, int]:
+        """Check a prelude: its checksum first, so that the other errors tell of the sender and not of the line.
+
+        Return the length of the frame, that of its headers, and the checksum.
+        """
+        total, header_bytes, expected = lengths = _PRELUDE.unpack(prelude)
+        actual = crc32(prelude[:_CHECKED_PRELUDE])
         if actual != expected:
-            raise _mismatch(" prelude", expected, actual, _PRELUDE.size)
+            raise _mismatch(" prelude", expected, actual, _PRELUDE_BYTES)
         payload = total - header_bytes - _OVERHEAD
         if payload < 0:
             raise FrameDamaged(f"An event stream frame of {total} bytes cannot hold {header_bytes} bytes of headers.")
@@ -170,6 +188,9 @@ class Decoder:
                 f"An event stream frame announces {header_bytes} bytes of headers and {payload} of payload; "
                 f"at most {self._max_headers} and {self._max_payload} are taken."
             )
+        if len(self._preludes) < KEPT_PRELUDES:
+            self._preludes[prelude] = lengths
+        return lengths
 
     def _parse(self, block: bytes) -> Headers:
         headers = parse(block)

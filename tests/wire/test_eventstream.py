@@ -255,7 +255,7 @@ def test_memory_of_header_blocks_is_bounded():
     tracemalloc.start()
     try:
         for number in range(3000):
-            assert len(list(decoder.feed(encode({"name": f"{number:0500}"})))) == 1
+            assert len(list(decoder.feed(encode({"name": f"{number:0500}"}, b"x" * number)))) == 1
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
