@@ -229,6 +229,8 @@ class Exchange(Protocol):
     """True: the whole body is read and given to `prepare`. False: it is streamed past, `attempt` stands."""
     max_body: int
     """Bytes of body that are read at the most when `buffers_body`."""
+    max_attempts: int = 3
+    """How often a request is sent at the most: once, after a lost connection, and after a refresh."""
 
     async def prepare(self, body: bytes) -> Attempt | Reply:
         """Rewrite the body; called once, before anything is sent upstream, and only when `buffers_body`."""
@@ -321,6 +323,10 @@ class Provider(Protocol):
 
     def health(self) -> dict[str, Any]:
         """Return the provider's state for /health: no network, no secrets."""
+        ...
+
+    def start(self) -> str | None:
+        """Begin background work; return None, or the command to run where nobody is logged in."""
         ...
 
     async def keep_fresh(self, busy: Callable[[], bool]) -> None:

@@ -157,6 +157,13 @@ class Kimi:
         status = self.home.session.status()
         return {"site": status.slot, "login": status.state, "expires_at": status.expires_at}
 
+    def start(self) -> str | None:
+        """Ask for the models where there is a login; return the command to run where there is none."""
+        if self.home.session.status().state != "ok":
+            return "kimi-mitm login kimi"
+        self.home.want_models()
+        return None
+
     async def keep_fresh(self, busy: Callable[[], bool]) -> None:
         """Refresh the login in use by a timer while *busy*; runs until cancelled."""
         await self.home.session.keep_fresh(busy)

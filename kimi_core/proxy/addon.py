@@ -92,8 +92,8 @@ class KimiMitm:
             kimi = Kimi(settings, options.outbound(ctx.options), data_dir(), memory=_shared.memory)
         except (ConfigError, StoreError) as error:
             raise OptionsError(str(error)) from error
-        if self._kimi is not None:
-            self._kimi.close()
+        for provider in self.providers:
+            provider.close()
         self.settings, self._kimi, self.providers, self._key = settings, kimi, (kimi,), key
         self._narrow()
 
@@ -103,18 +103,16 @@ class KimiMitm:
         if modes is not None:
             ctx.options.update(mode=modes)
         self._start(self._keep_fresh(), "kimi-mitm refresh timer")
-        state = self._current().health()
-        if state["login"] == "ok":
-            self._current().home.want_models()
-        else:
-            logger.warning("Not logged in to %s. Run `kimi-mitm login kimi`.", state["site"])
+        missing = [command for provider in self.providers if (command := provider.start())]
+        if len(missing) == len(self.providers):
+            logger.warning("Nobody is logged in. Run %s.", " or ".join(f"`{command}`" for command in missing))
 
     def done(self) -> None:
         """Stop the timers; streams under way go on."""
         for task in self._tasks:
             task.cancel()
-        if self._kimi is not None:
-            self._kimi.close()
+        for provider in self.providers:
+            provider.close()
 
     # --- guard ---------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,6 @@ from kimi_core.proxy.decoding import decode, decoder_for
 from kimi_core.proxy.replay import Attempt, Broken
 from kimi_core.proxy.stream import AnswerStream, Tape
 
-MAX_ATTEMPTS = 3  # the first, one after a lost connection, one after a refresh
-
 
 class Misdirected(Refused):
     """A connection was made that does not lead where the credentials may go."""
@@ -26,8 +24,6 @@ class Misdirected(Refused):
 
 class ExchangeControl:
     """What `replay` asks about a flow; see `replay.Control`."""
-
-    max_attempts = MAX_ATTEMPTS
 
     def __init__(
         self,
@@ -58,6 +54,11 @@ class ExchangeControl:
     def max_body(self) -> int:
         """Bytes of request body at the most."""
         return self.exchange.max_body
+
+    @property
+    def max_attempts(self) -> int:
+        """How often the request is sent at the most."""
+        return self.exchange.max_attempts
 
     @property
     def limits(self) -> Limits:

@@ -8,6 +8,7 @@ from kimi_core.errors import LoginDead, NotLoggedIn, StoreDamaged
 from kimi_core.exchange import Headers, Limits, Reply, RequestHead
 from kimi_core.kimi.exchange import LABEL, OWN_KEY_LABEL
 from kimi_core.kimi.provider import Kimi
+from kimi_core.kimi.session import SessionStatus
 from kimi_core.outbound import Outbound
 from kimi_core.settings import Settings
 from tests.kimi.stand_ins import NOW, FakeSession
@@ -238,3 +239,14 @@ def test_login_hosts_are_private_unless_they_serve(tmp_path):
     assert _kimi(tmp_path).private_hosts() == {"auth.kimi.com", "auth.kimi.ai"}
     shared = {"KIMI_CODE_BASE_URL": "https://localhost:1/coding/v1", "KIMI_CODE_OAUTH_HOST": "https://localhost:2"}
     assert _kimi(tmp_path, shared).private_hosts() == {"auth.kimi.com", "auth.kimi.ai"}
+
+
+@pytest.mark.parametrize(("state", "command"), [("ok", None), ("none", "kimi-mitm login kimi")])
+def test_models_are_asked_for_at_start_where_there_is_a_login(tmp_path, state, command):
+    """With a login the model list is asked for at start; without one the command is named."""
+    kimi = _kimi(tmp_path)
+    wanted = []
+    kimi.home.want_models = lambda: wanted.append(1)
+    kimi.home.session.status = lambda: SessionStatus("kimi.com", tmp_path, state)
+    assert kimi.start() == command
+    assert wanted == ([1] if command is None else [])

@@ -38,6 +38,7 @@ class FakeExchange:
 
     buffers_body = True
     max_body = 1024
+    max_attempts = 3
 
     def __init__(self, *verdicts, converter=True, limits=None):
         self.attempt = attempt()
@@ -117,6 +118,9 @@ class FakeProvider:
 
     def health(self):
         return {"site": "kimi.com", "login": "ok", "expires_at": None}
+
+    def start(self):
+        return None
 
     async def keep_fresh(self, busy):
         self.busy = busy

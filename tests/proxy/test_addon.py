@@ -368,14 +368,13 @@ async def test_running_moves_listeners_and_starts_the_timer(world, caplog):
     assert timer.cancelled()
 
 
-async def test_models_are_fetched_at_start_where_there_is_a_login(world, monkeypatch):
-    """With a login the model list is asked for at start."""
+async def test_a_login_is_not_missed_where_one_provider_has_one(world, monkeypatch, caplog):
+    """Where somebody is logged in somewhere, nothing is said at start."""
     _, addon = world
-    wanted = []
-    monkeypatch.setattr(module.Kimi, "health", lambda self: {"login": "ok", "site": "kimi.com"})
-    monkeypatch.setattr(module.Kimi, "home", type("Home", (), {"want_models": lambda self: wanted.append(1)})())
-    addon.running()
-    assert wanted == [1]
+    monkeypatch.setattr(module.Kimi, "start", lambda self: None)
+    with caplog.at_level(logging.WARNING):
+        addon.running()
+    assert "logged in" not in caplog.text
 
 
 async def test_retried_attempts_are_shown(world, monkeypatch):
