@@ -8,6 +8,7 @@ only str, int, bool and lists of str: hence plain types here and validation on t
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -18,6 +19,9 @@ type Identity = Literal["kimi-cli", "kimi-code", "own"]
 type Thinking = Literal["plugin", "kimi-cli", "kimi-code"]
 type Region = Literal["cn", "global"]
 
+
+_VERSION = r"^(\d[\w.-]{0,31})?$"
+_HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(?:\.(?!-)[a-z0-9-]{1,63})*", re.IGNORECASE)
 
 SECRETS = ("kimi_client_key",)  # their values are not repeated in messages
 
@@ -105,12 +109,85 @@ class Settings(BaseModel):
         Field(description="Decrypt every host, not only those that are served here."),
     ] = False
 
+    kiro_enabled: Annotated[
+        bool,
+        Field(description="Serve Kiro: OpenAI-style paths on its hosts, and /kiro/ on the proxy's own port."),
+    ] = True
+    kiro_identity: Annotated[
+        Literal["cli", "ide"],
+        Field(description="How requests to Kiro identify themselves: as kiro-cli or as the Kiro IDE."),
+    ] = "cli"
+    kiro_cli_version: Annotated[
+        str,
+        Field(pattern=_VERSION, description="Version of kiro-cli that requests name; empty = the one pinned here."),
+    ] = ""
+    kiro_ide_version: Annotated[
+        str,
+        Field(
+            pattern=_VERSION,
+            description="Version of the Kiro IDE that requests name; empty = the one pinned here. Kiro turns old ones "
+            "away.",
+        ),
+    ] = ""
+    kiro_strategy: Annotated[
+        Literal["", "sticky", "round-robin", "hybrid"],
+        Field(
+            description="How an account is chosen for a conversation: sticky = the active one, round-robin = the least "
+            "recently used, hybrid = the active one while it has credits, then the one with most. Empty = what the "
+            "accounts file says."
+        ),
+    ] = ""
+    kiro_concurrency: Annotated[
+        int,
+        Field(ge=0, description="Requests that a Kiro account may have at a time; 0 = any number."),
+    ] = 0
+    kiro_deadline: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Seconds from the start of a request after which no other account is tried any more.",
+        ),
+    ] = 300
+    kiro_first_byte_timeout: Annotated[
+        int,
+        Field(ge=0, description="Seconds to wait for the first byte of a Kiro answer; 0 = no limit."),
+    ] = 180
+    kiro_idle_timeout: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Seconds of silence within a Kiro answer after which it is ended with an error; 0 = no limit.",
+        ),
+    ] = 300
+    kiro_reasoning: Annotated[
+        Literal["native", "tags", "off"],
+        Field(
+            description="How thinking is asked of Kiro models: native = by the fields that the model lists, tags = by "
+            "words in the prompt where it lists none, off = not at all."
+        ),
+    ] = "native"
+    openai_hosts: Annotated[
+        list[str],
+        Field(
+            description="Other OpenAI-style hosts (api.openai.com) on which requests whose model begins with kiro/ or "
+            "kimi/ are taken over; all others pass untouched with their own key."
+        ),
+    ] = []
+
     @field_validator("kimi_allow_clients")
     @classmethod
     def _networks(cls, value: list[str]) -> list[str]:
         for network in value:
             ipaddress.ip_network(network)
         return value
+
+    @field_validator("openai_hosts")
+    @classmethod
+    def _hosts(cls, value: list[str]) -> list[str]:
+        for host in value:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"{host!r} is no host name (api.openai.com)")
+        return [host.lower() for host in value]
 
     def networks(self) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
         """Return the networks of `kimi_allow_clients`."""

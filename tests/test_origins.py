@@ -28,6 +28,8 @@ def test_origins_that_are_taken(url, result):
         "ftp://localhost",
         "https://",
         "",
+        "https://[::1",
+        "https://a.test:x",
     ],
 )
 def test_addresses_that_would_show_a_token(url):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kimi_core.exchange import Headers
@@ -36,6 +36,12 @@ class Versions:
     ide_sdk: str = "1.0.34"
     ide_control_sdk: str = "1.0.0"
     ide_node: str = "22.22.0"
+
+    @classmethod
+    def chosen(cls, cli: str = "", ide: str = "") -> Versions:
+        """Return the pinned versions with those of the user's options in their place, where not empty."""
+        pinned = cls()
+        return replace(pinned, cli=cli or pinned.cli, ide=ide or pinned.ide)
 
 
 PINNED = Versions()

@@ -64,13 +64,11 @@ def choose(
     bound = _by_id(fresh or candidates, conversation)
     if bound is not None:
         return bound
-    match strategy:
-        case "sticky":
-            return _by_id(candidates, active) or candidates[0]
-        case "round-robin":
-            return min(candidates, key=lambda account: (account.last_used, account.id))
-        case "hybrid":
-            return _by_id(fresh, active) or min(candidates, key=lambda account: _rank(account, flying))
+    if strategy == "sticky":
+        return _by_id(candidates, active) or candidates[0]
+    if strategy == "round-robin":
+        return min(candidates, key=lambda account: (account.last_used, account.id))
+    return _by_id(fresh, active) or min(candidates, key=lambda account: _rank(account, flying))
 
 
 def _serving(

@@ -146,3 +146,16 @@ def test_this_machine():
 def test_facts_do_not_show():
     """The machine id does not stand in a repr."""
     assert ID not in repr(build("ide", machine_id=ID))
+
+
+@pytest.mark.parametrize(
+    ("cli", "ide", "expected"),
+    [
+        ("", "", identity.PINNED),
+        ("9.9", "", dataclasses.replace(identity.PINNED, cli="9.9")),
+        ("", "9.9", dataclasses.replace(identity.PINNED, ide="9.9")),
+    ],
+)
+def test_versions_by_option(cli, ide, expected):
+    """An option replaces the version of its client; an empty one leaves the pinned version."""
+    assert Versions.chosen(cli, ide) == expected
