@@ -23,7 +23,6 @@ from enum import StrEnum
 from typing import Any
 
 from kimi_core.kiro.accounts import Account
-from kimi_core.kiro.records import UsageRecord
 from kimi_core.kiro.verdict import Finding, Kind, kind_of
 
 
@@ -164,23 +163,6 @@ def _reset(account: Account, finding: Finding, now: float) -> float:
     if known is not None and known / 1000 > now:
         return known / 1000
     return (today.replace(day=28) + timedelta(days=4)).replace(day=1).timestamp()
-
-
-def with_usage(account: Account, usage: UsageRecord, now: float) -> Account:
-    """Return the account with fresh usage; credits that are there again end a wait for them."""
-    left = usage.limit - usage.used
-    state = "available" if left > 0 else "exhausted" if usage.limit > 0 else account.quota_state
-    fields: dict[str, Any] = {"usage": usage, "quota_state": state, "quota_updated_at": _ms(now)}
-    if state == "available" and _waits_for_credits(account):
-        fields |= {"cooldown_until": None, "last_error": None}
-    return _with(account, **fields)
-
-
-def spent(account: Account, credits_: float) -> Account:
-    """Return the account after an answer that cost *credits_*, so that usage need not be asked for each time."""
-    if account.usage is None:
-        return account
-    return _with(account, usage=account.usage.model_copy(update={"used": account.usage.used + credits_}))
 
 
 def remaining_credits(account: Account) -> float:

@@ -16,7 +16,6 @@ from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.constants import (
     BUILDER_PROFILE,
     BUILDER_START_URL,
-    REGIONS,
     SOCIAL_PROFILE,
     Endpoints,
     api_region,
@@ -111,9 +110,3 @@ def needs_discovery(account: Account) -> bool:
     Only logins of companies have profiles of their own; an external login may do without.
     """
     return login(account) == "idc" and not account.profile_arn
-
-
-def discovery_regions(account: Account) -> tuple[str, ...]:
-    """Return the API regions whose profiles to list, the likelier one first (kiro.md §7.4)."""
-    likely = api_region(account.region)
-    return (likely, *(region for region in REGIONS if region != likely))

@@ -99,15 +99,6 @@ def test_discovery(account, needs):
     assert profile.needs_discovery(account) is needs
 
 
-@pytest.mark.parametrize(
-    ("region", "regions"),
-    [("eu-west-1", ("eu-central-1", "us-east-1")), ("us-west-2", ("us-east-1", "eu-central-1"))],
-)
-def test_discovery_asks_both_regions(region, regions):
-    """Profiles are listed in both regions, the nearer one first."""
-    assert profile.discovery_regions(_account("idc", region=region)) == regions
-
-
 def test_the_table_is_whole():
     """Every kind of login has its row, and every row both hosts."""
     assert {profile.login(_account(method)) for method in profile._LOGINS} == set(profile.MATRIX)
