@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 from kimi_core.errors import ConfigError
 
 CLIENT_ID = "17e5f671-d194-4dfb-9706-5516cb48c098"  # public; the same in both regions and in every official client
-DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"  # RFC 8628 §3.4
 MODEL_ALIAS = "kimi-for-coding"
 LOCAL_PREFIX = "/kimi/"  # the local endpoint: http://127.0.0.1:PORT/kimi/v1/…
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

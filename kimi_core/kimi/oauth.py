@@ -17,9 +17,10 @@ from urllib.parse import urlencode, urlsplit
 import httpx
 
 from kimi_core.calls import NoAnswer, Reply, call
+from kimi_core.device_flow import DEFAULT_INTERVAL, DEVICE_GRANT, MIN_INTERVAL, SLOW_DOWN, Pending, approval
 from kimi_core.errors import AuthUnavailable, LoginDead, LoginDenied, LoginError, LoginExpired
 from kimi_core.exchange import Headers
-from kimi_core.kimi.constants import CLIENT_ID, DEVICE_GRANT, REGIONS, Site
+from kimi_core.kimi.constants import CLIENT_ID, REGIONS, Site
 from kimi_core.tokens import OAuthToken
 
 _API = "/api/oauth"
@@ -32,13 +33,8 @@ BACK_OFF = (1.0, 2.0)  # seconds between the three tries of a refresh; no jitter
 PASSING = frozenset({429, 500, 502, 503, 504})  # statuses after which a refresh is tried once more
 UNAUTHORIZED = frozenset({401, 403})
 
-DEFAULT_INTERVAL = 5.0  # RFC 8628 §3.2
-MIN_INTERVAL = 1.0
-SLOW_DOWN = 5.0  # seconds added for good, RFC 8628 §3.5
 DEFAULT_LIFE = 1800.0  # seconds that a device code is good for where the answer does not say
 MAX_SECONDS = 86400.0  # a day: more than that in an answer is a mistake, and the default stands
-COUNTDOWN = 1.0  # seconds between two calls of `on_wait`
-TOLERATED = 1  # failed polls in a row that do not end the login
 
 _SERVER_ERROR = 500
 
@@ -81,22 +77,11 @@ async def device_flow(
     code = await request_code(client, site, headers)
     deadline = clock() + code.expires_in
     on_code(code)
-    pace = code.interval
-    failures = 0
-    while True:
-        verdict = await _poll(client, site, headers, code, clock)
-        if isinstance(verdict, OAuthToken):
-            return verdict
-        failures = failures + 1 if verdict.failure else 0
-        if failures > TOLERATED:
-            raise LoginError(verdict.failure)
-        pace += verdict.slower
-        due = clock() + pace
-        while (wait := min(due, deadline) - clock()) > 0:
-            on_wait(deadline - clock(), pace)
-            await sleep(min(COUNTDOWN, wait))
-        if clock() >= deadline:
-            raise LoginExpired("The code ran out before it was approved.")
+
+    async def poll() -> OAuthToken | Pending:
+        return await _poll(client, site, headers, code, clock)
+
+    return await approval(poll, deadline=deadline, interval=code.interval, on_wait=on_wait, clock=clock, sleep=sleep)
 
 
 async def request_code(client: httpx.AsyncClient, site: Site, headers: Headers) -> DeviceCode:
@@ -174,22 +159,14 @@ def browsable(url: str, site: Site) -> bool:
     return own and parts.scheme == "https" and parts.port in {None, 443}
 
 
-@dataclass(frozen=True, slots=True)
-class _Wait:
-    """A poll without a token: go on, `slower` by so many seconds; `failure` where it counts as a failed poll."""
-
-    slower: float = 0.0
-    failure: str = ""
-
-
 async def _poll(
     client: httpx.AsyncClient, site: Site, headers: Headers, code: DeviceCode, clock: Clock
-) -> OAuthToken | _Wait:
+) -> OAuthToken | Pending:
     form = {"client_id": CLIENT_ID, "device_code": code.device_code, "grant_type": DEVICE_GRANT}
     try:
         answer = await _post(client, site, TOKEN_PATH, headers, form)
     except NoAnswer as error:
-        return _Wait(failure=f"The login service at {site.oauth} could not be reached: {error}.")
+        return Pending(failure=f"The login service at {site.oauth} could not be reached: {error}.")
     if _grants(answer):
         try:
             return _granted(answer, clock)
@@ -197,16 +174,16 @@ async def _poll(
             raise LoginError(str(error)) from None
     match answer.error:
         case "authorization_pending":
-            return _Wait()
+            return Pending()
         case "slow_down":
-            return _Wait(slower=SLOW_DOWN)
+            return Pending(slower=SLOW_DOWN)
         case "expired_token":
             raise LoginExpired("The code ran out before it was approved.")
         case "access_denied":
             raise LoginDenied("The login was refused in the browser.")
     problem = f"The login service ended the login ({answer.told()})."
     if answer.status in PASSING or answer.status >= _SERVER_ERROR:
-        return _Wait(failure=problem)
+        return Pending(failure=problem)
     raise LoginError(problem)
 
 

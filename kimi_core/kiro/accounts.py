@@ -18,19 +18,18 @@ from typing import Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError, field_validator
 
 from kimi_core.errors import StoreDamaged
+from kimi_core.kiro.constants import BUILDER_PROFILE, SOCIAL_PROFILE
 from kimi_core.kiro.expiry import milliseconds
-from kimi_core.kiro.records import ForkRecord, Record, Source, UsageRecord
+from kimi_core.kiro.records import ForkRecord, Record, Registration, Source, UsageRecord
 from kimi_core.store import Document
 from kimi_core.tokens import digest
 
 FILE = "kiro-accounts.json"
 LOCK_WAIT = 10.0  # seconds; holders only read, change and write the document
-SHARED_PROFILES = frozenset(  # one ARN for every user of a kind of login (kiro.md §3.3), so it says nothing about whose
-    {
-        "arn:aws:codewhisperer:us-east-1:699475941385:profile/EHGA3GRVQMUK",
-        "arn:aws:codewhisperer:us-east-1:638616132270:profile/AAAACCCCXXXX",
-    }
-)
+SHARED_PROFILES = frozenset({SOCIAL_PROFILE, BUILDER_PROFILE})  # of all users of that kind of login: nobody's own
+MARGIN = 300  # seconds of life left at which a token is renewed, and up to as many again by chance
+SHARED_MARGIN = 30.0  # seconds, for an account of another program, which is to renew it itself
+LONG_LIFE = 10**9  # milliseconds: of a token whose beginning is not known
 KEPT_FORKS = 1000  # refresh tokens of others whose fork is remembered
 
 type AuthMethod = Literal["desktop", "idc", "builder", "external_idp", "api_key"]
@@ -47,6 +46,7 @@ class Account(Record):
     word. `identity_hash` is made once, from the user or the first refresh token. `imported_from` maps the place an
     import came from to the digest of the refresh token found there. `source` makes it a shared account, and
     `shared_base` is the digest of the source's refresh token that the tokens kept here were made from.
+    `rejected_refresh` is the digest of the refresh token that was turned down last, at `rejected_at`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -70,6 +70,8 @@ class Account(Record):
     refresh_token: str = ""
     expires_at: int = 0
     refreshed_at: int = 0
+    rejected_refresh: str | None = None
+    rejected_at: int = 0
     enabled: bool = True
     state: State = "ok"
     is_healthy: bool = True
@@ -107,6 +109,37 @@ class Account(Record):
     def remaining(self, now: float) -> float:
         """Return the seconds of life left in the access token at *now* (unix seconds); an API key has no end."""
         return float("inf") if self.auth_method == "api_key" else self.expires_at / 1000 - now
+
+    def due(self, now: float) -> bool:
+        """Tell whether it is time to renew the access token at *now* (unix seconds), ahead of its end.
+
+        Five to ten minutes ahead (kiro.md §7.3), the same for one token in every process, different among accounts,
+        and at most half of a short token's life. Of a shared account only its owner is ahead of time.
+        """
+        if self.source is not None:
+            return self.remaining(now) < SHARED_MARGIN
+        jitter = int(digest(self.access_token)[:8], 16) % MARGIN
+        life = self.expires_at - self.refreshed_at if self.refreshed_at else LONG_LIFE
+        return self.remaining(now) * 1000 < min((MARGIN + jitter) * 1000, life / 2)
+
+    @property
+    def held_back(self) -> bool:
+        """Whether the refresh token has been turned down, so that nobody is to try it again unasked."""
+        return bool(self.refresh_token) and self.rejected_refresh == digest(self.refresh_token)
+
+    def buried(self, error: str, now: float, *, refused: bool = False) -> Account:
+        """Return the account after its refresh token was turned down with *error* at *now* (unix seconds).
+
+        It still serves for as long as its access token does, unless that was *refused* too.
+        """
+        marks: dict[str, Any] = {
+            "rejected_refresh": digest(self.refresh_token),
+            "rejected_at": int(now * 1000),
+            "last_error": error,
+        }
+        if (refused or self.remaining(now) <= 0) and self.state == "ok":
+            marks |= {"state": "needs_login", "is_healthy": False}
+        return self.model_copy(update=marks)
 
     def is_twin_of(self, other: Account) -> bool:
         """Tell whether both are the same account: the same user, or refresh tokens of one chain.
@@ -147,7 +180,7 @@ class Account(Record):
         health: dict[str, Any] = {}
         if self.state != "suspended":
             health = {"state": "ok", "is_healthy": True, "consecutive_failures": 0}
-            health |= {"cooldown_until": None, "last_error": None}
+            health |= {"cooldown_until": None, "last_error": None, "rejected_refresh": None}
         merged: dict[str, Any] = {"imported_from": self.imported_from | new.imported_from}
         merged |= {name: getattr(new, name) for name in ("expires_at", "source", "shared_base")}
         return self.model_copy(update=login | health | merged)
@@ -161,12 +194,17 @@ LOGIN_FIELDS = (  # what a new login of the same account brings
 
 
 class Accounts(Record):
-    """The document. `forks` has the digest of each refresh token that an import has dealt with, oldest first."""
+    """The document.
+
+    `forks` has the digest of each refresh token that an import has dealt with, oldest first; `registrations` this
+    program's own, by region of the SSO service.
+    """
 
     strategy: Strategy = "hybrid"
     active_account_id: str | None = None
     accounts: list[Account] = Field(default_factory=list)
     forks: dict[str, ForkRecord] = Field(default_factory=dict)
+    registrations: dict[str, Registration] = Field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: object) -> Self:

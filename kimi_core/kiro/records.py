@@ -51,3 +51,11 @@ class ForkRecord(Record):
     outcome: Literal["forked", "known", "rejected"]
     at: int = 0
     account: str | None = None
+
+
+class Registration(Record):
+    """This program as a client of one region's SSO service, until `expires_at` (milliseconds)."""
+
+    client_id: str
+    client_secret: str
+    expires_at: int = 0
