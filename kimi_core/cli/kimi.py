@@ -11,8 +11,9 @@ from rich.text import Text
 
 from kimi_core.cli import formats
 from kimi_core.cli.app import App
-from kimi_core.cli.blocks import Block, Key, Place, blocks, inputs
+from kimi_core.cli.blocks import blocks, inputs
 from kimi_core.cli.output import ExitCode, Report
+from kimi_core.cli.place import Block, Key, Place
 from kimi_core.cli.steps import Code, Steps
 from kimi_core.errors import KimiMitmError
 from kimi_core.kimi.account import Account
