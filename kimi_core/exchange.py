@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from kimi_core.errors import KimiMitmError, anthropic_body, openai_body
 
@@ -212,6 +212,16 @@ class Converter(Protocol):
 
     def fail(self, error: KimiMitmError) -> bytes:
         """Say that the answer was cut; return what is left, and an error frame in the client's dialect."""
+        ...
+
+
+@runtime_checkable
+class EndsEarly(Protocol):
+    """A converter that may be done before its answer is: the rest of it is not wanted any more."""
+
+    @property
+    def ended(self) -> bool:
+        """True once the client has everything."""
         ...
 
 

@@ -174,6 +174,8 @@ class _Inliner:
         if reference != "#" and not reference.startswith("#/"):
             return None  # an anchor, or another document
         target = _resolve(self._root, reference)
+        if target is True:
+            return {}  # says nothing, so its place takes what stands beside the reference
         return target if isinstance(target, dict) and not self._leads_back(reference) else None
 
     def _leads_back(self, reference: str) -> bool:

@@ -86,6 +86,11 @@ class Endpoints:
         names = (self.runtime, self.q, self.management)
         return tuple(dict.fromkeys(name(region) for name in names for region in REGIONS))
 
+    def logins(self) -> tuple[str, ...]:
+        """Return every origin at which somebody logs in, for the regions that serve the API."""
+        names = (self.oidc, self.auth)
+        return (self.portal, *dict.fromkeys(name(region) for name in names for region in REGIONS))
+
 
 OVERRIDES = {  # field of `Endpoints` -> environment variable
     "runtime_origin": "KIRO_RUNTIME_URL",

@@ -23,6 +23,8 @@ from kimi_core.errors import ConfigError, Refused, StoreError
 from kimi_core.exchange import Provider, Reply, RequestHead, Route, reply_for
 from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.kimi.provider import Kimi
+from kimi_core.kiro.provider import Kiro
+from kimi_core.kiro.service import Service
 from kimi_core.proxy import commands, guard, local, options, record, replay, seal
 from kimi_core.proxy.control import ExchangeControl, RefusedControl
 from kimi_core.proxy.key import client_key
@@ -62,10 +64,14 @@ class KimiMitm:
         self.settings = Settings()
         self.providers: Sequence[Provider] = ()
         self._kimi: Kimi | None = None
+        self._kiro: Kiro | None = None
         self._key = ""
         self._open = 0
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.commands = commands.KimiCommands(self._current, self._start_command)
+        self.commands = (
+            commands.KimiCommands(self._current_kimi, self._start_command),
+            commands.KiroCommands(self._current_kiro, self._start_command),
+        )
 
     # --- life ----------------------------------------------------------------------------------------------------
 
@@ -87,14 +93,17 @@ class KimiMitm:
         settings = options.read(ctx.options)
         if settings.kimi_allow_clients and not settings.kimi_client_key:
             raise OptionsError("Option kimi_allow_clients asks for kimi_client_key: others could spend your plan.")
+        folder, outbound = data_dir(), options.outbound(ctx.options)
         try:
-            key = client_key(settings.kimi_client_key, data_dir())
-            kimi = Kimi(settings, options.outbound(ctx.options), data_dir(), memory=_shared.memory)
+            key = client_key(settings.kimi_client_key, folder)
+            kimi = Kimi(settings, outbound, folder, memory=_shared.memory)
+            kiro = Kiro(Service(settings, outbound, folder))
         except (ConfigError, StoreError) as error:
             raise OptionsError(str(error)) from error
         for provider in self.providers:
             provider.close()
-        self.settings, self._kimi, self.providers, self._key = settings, kimi, (kimi,), key
+        self.settings, self._key, self._kimi, self._kiro = settings, key, kimi, kiro
+        self.providers = (kimi, kiro) if settings.kiro_enabled else (kimi,)
         self._narrow()
 
     def running(self) -> None:
@@ -187,9 +196,13 @@ class KimiMitm:
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
-    def _current(self) -> Kimi:
+    def _current_kimi(self) -> Kimi:
         assert self._kimi is not None  # configure runs before anything asks
         return self._kimi
+
+    def _current_kiro(self) -> Kiro:
+        assert self._kiro is not None
+        return self._kiro
 
     def _find(self, head: RequestHead, *, local_request: bool) -> tuple[Provider, Route] | None:
         for provider in self.providers:
@@ -286,4 +299,4 @@ class KimiMitm:
 def addons() -> list[object]:
     """Return what mitmproxy loads."""
     addon = KimiMitm()
-    return [replay.Dispatcher(), addon, addon.commands]
+    return [replay.Dispatcher(), addon, *addon.commands]

@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable, Coroutine
 
 from mitmproxy import command
+from mitmproxy.exceptions import CommandError
 
 from kimi_core.errors import KimiMitmError
 from kimi_core.kimi.provider import Kimi
 from kimi_core.kimi.usage import Usage
+from kimi_core.kiro import health, pool
+from kimi_core.kiro.provider import Kiro
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +63,76 @@ class KimiCommands:
         token = await session.fresh()
         renewed = await session.renew(token.access_token)
         logger.warning("Kimi login refreshed; good for %d s.", renewed.remaining(time.time()))
+
+
+class KiroCommands:
+    """``kiro.accounts``, ``kiro.use``, ``kiro.usage``, ``kiro.models``, ``kiro.refresh``."""
+
+    def __init__(self, kiro: Callable[[], Kiro], start: Callable[[Coroutine[object, object, None], str], None]) -> None:
+        self._kiro = kiro
+        self._start = start
+
+    @command.command("kiro.accounts")
+    def accounts(self) -> str:
+        """Show the accounts: who serves, who does not and why."""
+        service = self._kiro().service
+        stored = service.accounts()
+        lines = pool.unavailable(stored.accounts, service.clock(), in_flight=service.in_flight).reasons
+        free = [
+            f"{account.label or account.id}: {'active' if account.id == stored.active_account_id else 'ready'}"
+            for account in stored.accounts
+            if health.obstacle(account, service.clock()) is None
+        ]
+        stuck = [
+            line
+            for account, line in zip(stored.accounts, lines, strict=True)
+            if health.obstacle(account, service.clock()) is not None
+        ]
+        return "\n".join([*free, *stuck]) or "No account. Run `kimi-mitm login kiro`."
+
+    @command.command("kiro.use")
+    def use(self, account: str) -> str:
+        """Make an account, by its label or the beginning of its id, the active one."""
+        service = self._kiro().service
+        found = service.accounts().find(account)
+        if len(found) != 1:
+            raise CommandError(f"{account!r} names {len(found) or 'no'} accounts.")
+        service.activate(found[0].id)
+        return f"{found[0].label or found[0].id} is the active account."
+
+    @command.command("kiro.usage")
+    def usage(self) -> str:
+        """Show what is left of each account's plan; fresh answers follow in the log."""
+        stored = self._kiro().service.accounts().accounts
+        for account in stored:
+            self._start(self._log_usage(account.id, account.label), "kiro.usage")
+        known = [
+            f"{account.label}: {account.usage.limit - account.usage.used:g} of {account.usage.limit:g} credits left"
+            for account in stored
+            if account.usage
+        ]
+        return "\n".join(known) or "Asking; the answer follows in the log."
+
+    @command.command("kiro.models")
+    def models(self) -> str:
+        """Show the models of all accounts."""
+        return ", ".join(model.id for model in self._kiro().service.catalog().models)
+
+    @command.command("kiro.refresh")
+    def refresh(self) -> str:
+        """Refresh the login of every account now; the outcome follows in the log."""
+        for account in self._kiro().service.accounts().accounts:
+            self._start(self._log_refresh(account.id, account.label), "kiro.refresh")
+        return "Refreshing; the outcome follows in the log."
+
+    async def _log_usage(self, account_id: str, label: str) -> None:
+        found = await self._kiro().service.fetch_usage(account_id)
+        logger.warning("Kiro usage of %s: %g of %g credits used.", label, found.used, found.limit)
+
+    async def _log_refresh(self, account_id: str, label: str) -> None:
+        service = self._kiro().service
+        account = await service.tokens.insist(account_id)
+        logger.warning("Kiro login of %s refreshed; good for %d s.", label, account.remaining(service.clock()))
 
 
 async def report(work: Coroutine[object, object, None]) -> None:

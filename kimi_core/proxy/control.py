@@ -174,6 +174,10 @@ class ExchangeControl:
             return b""
         return self.exchange.ping()
 
+    def over(self, flow: http.HTTPFlow) -> bool:
+        """Tell whether the client has everything, so that the service need not go on."""
+        return self.stream is not None and self.stream.over
+
     def keep(self, flow: http.HTTPFlow) -> None:
         """Put what was streamed into the flow, which is only a record now.
 
@@ -231,6 +235,10 @@ class RefusedControl:
     def ping(self, flow: http.HTTPFlow) -> bytes:
         """Never asked."""
         return b""
+
+    def over(self, flow: http.HTTPFlow) -> bool:
+        """Never asked."""
+        return False
 
 
 def _chunk(request: http.Request, response: http.Response) -> None:

@@ -11,6 +11,7 @@ carries the flow (`replay_stream`, the only file that touches mitmproxy's intern
 `peeks`, `peek`           the same, decided by the first bytes of the body
 `judge`                   a held answer is complete, or an attempt failed before the client saw a byte of it
 `ping`                    the answer is silent: a word that keeps the client waiting
+`over`                    a piece of the answer went out: does the client want more?
 `cut`                     the answer stopped in the middle: the last words for the client
 ========================  =============================================================================
 
@@ -143,6 +144,10 @@ class Control(Protocol):
 
     def ping(self, flow: http.HTTPFlow) -> bytes:
         """Return what the client of a streamed answer gets after `limits.keep_alive` of silence; b"" for nothing."""
+        ...
+
+    def over(self, flow: http.HTTPFlow) -> bool:
+        """Tell after each piece of a streamed answer whether the client has everything; the rest is then cancelled."""
         ...
 
 

@@ -343,6 +343,15 @@ class ReplayStream(StockStream):
         yield from self.state_stream_response_body(ResponseEndOfMessage(self.stream_id))
         return True
 
+    def state_stream_response_body(self, event: events.Event) -> Steps[None]:
+        """Pass a piece on; where the client then has everything, end its answer and have the server stop."""
+        yield from super().state_stream_response_body(event)
+        control = self._control
+        piece = isinstance(event, ResponseData) and self.client_state == self.state_done
+        if piece and control is not None and guarded(False, control.over, self.flow):
+            yield from self._cancel()
+            yield from super().state_stream_response_body(ResponseEndOfMessage(self.stream_id))
+
     # --- the verdict -------------------------------------------------------------------------------------------
 
     def _judge_held(self, *, complete: bool) -> Steps[None]:

@@ -10,7 +10,7 @@ import logging
 import traceback
 
 from kimi_core.errors import KimiMitmError, UpstreamError
-from kimi_core.exchange import Converter
+from kimi_core.exchange import Converter, EndsEarly
 from kimi_core.proxy.decoding import Decoder
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,15 @@ class AnswerStream:
     def __init__(self, converter: Converter | None, decoder: Decoder | None, tape: Tape) -> None:
         self.tape = tape
         self._converter = converter
+        given: object = converter
+        self._ends = given if isinstance(given, EndsEarly) else None
         self._decoder = decoder
         self._over = False
+
+    @property
+    def over(self) -> bool:
+        """True once the client has everything, although the service may still send."""
+        return self._over or (self._ends is not None and self._ends.ended)
 
     def __call__(self, data: bytes) -> list[bytes]:
         """Take a piece (b"" = the end), return the pieces for the client."""

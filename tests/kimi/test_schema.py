@@ -163,6 +163,12 @@ def properties(schema):
             yield from properties(child)
 
 
+def test_a_reference_to_true_is_nothing():
+    """What refers to a schema that allows everything is as if it did not refer."""
+    schema = {"properties": {"a": True, "b": {"type": "string", "$ref": "#/properties/a"}}}
+    assert repair(schema) == {"properties": {"a": {"type": "string"}, "b": {"type": "string"}}}
+
+
 @settings(max_examples=100, deadline=None)
 @given(schema=schemas)
 def test_any_schema_comes_out_typed_whole_and_finished(schema):

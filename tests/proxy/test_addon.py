@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -271,12 +272,15 @@ async def test_a_mitmproxy_that_does_not_fit(place, monkeypatch, caplog):
 async def test_only_served_hosts_are_decrypted(world):
     """By default the scope is exactly the served hosts; all else is tunnelled."""
     tctx, _ = world
-    assert tctx.options.allow_hosts == [r"^api\.kimi\.com:443$", r"^api\.kimi\.ai:443$"]
+    kimi = [r"^api\.kimi\.com:443$", r"^api\.kimi\.ai:443$"]
+    kiro = [f"^{re.escape(host)}:443$" for host in ("runtime.us-east-1.kiro.dev", "q.us-east-1.amazonaws.com")]
+    assert tctx.options.allow_hosts[:2] == kimi
+    assert set(kiro) < set(tctx.options.allow_hosts)
     assert tctx.options.connection_strategy == "lazy"
     tctx.options.kimi_intercept_all = True
     assert tctx.options.allow_hosts == []
-    tctx.options.kimi_intercept_all = False
-    assert len(tctx.options.allow_hosts) == 2
+    tctx.options.update(kimi_intercept_all=False, kiro_enabled=False)
+    assert tctx.options.allow_hosts == kimi
 
 
 @pytest.mark.parametrize("chosen", [{"allow_hosts": ["example"]}, {"ignore_hosts": ["example"]}])
@@ -371,7 +375,7 @@ async def test_running_moves_listeners_and_starts_the_timer(world, caplog):
 async def test_a_login_is_not_missed_where_one_provider_has_one(world, monkeypatch, caplog):
     """Where somebody is logged in somewhere, nothing is said at start."""
     _, addon = world
-    monkeypatch.setattr(module.Kimi, "start", lambda self: None)
+    monkeypatch.setattr(module.Kiro, "start", lambda self: None)
     with caplog.at_level(logging.WARNING):
         addon.running()
     assert "logged in" not in caplog.text
@@ -393,9 +397,9 @@ async def test_retried_attempts_are_shown(world, monkeypatch):
 
 def test_what_mitmproxy_loads():
     """The script hands over the dispatcher of the replay, the addon and its commands."""
-    dispatcher, addon, commands = addons()
+    dispatcher, addon, *commands = addons()
     assert isinstance(dispatcher, replay.Dispatcher)
-    assert addon.commands is commands
+    assert addon.commands == tuple(commands)
 
 
 async def test_a_reply_without_reason_has_no_comment(world):

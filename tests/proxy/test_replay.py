@@ -61,6 +61,9 @@ class Policy:
     def ping(self, flow):
         raise AssertionError("not asked for")
 
+    def over(self, flow):
+        return False
+
 
 class Addon:
     """Attaches a policy to every flow and streams every answer."""
@@ -943,6 +946,21 @@ def test_cut_answer_that_cannot_end_is_reset(drive, protocols, broken, why, capl
     assert (driver.answer.body, driver.answer.ended, driver.answer.reset) == (b"one", False, True)
     assert driver.hooks.count("error") == 1
     assert ("raised" in caplog.text) == (why == "raises")
+
+
+@pytest.mark.parametrize("protocols", PROTOCOLS, ids="-".join)
+def test_what_the_client_does_not_want_is_cancelled(drive, protocols):
+    """Once the client has everything its answer ends in good order, and the server is told to stop."""
+    policy = Policy()
+    policy.over = lambda flow: driver.answer.body.endswith(b"b")
+    driver = drive(policy, protocols)
+    driver.request()
+    driver.respond(200, b"a", EVENT_STREAM, end=False)
+    assert not driver.cancelled()
+    driver.send(b"b")
+    assert driver.cancelled()
+    assert driver.answer.body == b"ab"
+    assert driver.answer.ended
 
 
 class Patient(Policy):

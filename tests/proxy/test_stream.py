@@ -41,6 +41,18 @@ def test_nothing_now_is_an_empty_list():
     assert stream.tape.content() == b"ABC\nd"
 
 
+def test_a_converter_may_be_done_before_its_answer():
+    """A converter that says it has ended makes the stream over; one that cannot say so never does."""
+    converter = Upper()
+    assert not AnswerStream(converter, None, Tape(100)).over
+    converter.ended = False
+    stream = AnswerStream(converter, None, Tape(100))
+    assert not stream.over
+    converter.ended = True
+    assert stream.over
+    assert not AnswerStream(None, None, Tape(1)).over
+
+
 def test_without_converter_pieces_pass_as_they_are():
     """An answer that nobody converts passes piece by piece."""
     stream = AnswerStream(None, None, Tape(3))

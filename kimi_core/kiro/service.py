@@ -1,0 +1,279 @@
+"""What all requests to Kiro share: the accounts and their tokens, who is busy, the model lists, what is known of usage.
+
+The document of the accounts is the truth and is read for each choice; who has how many requests in flight, and which
+conversation is on which account, is known to this process alone. What a request does not wait for runs beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from pathlib import Path
+
+from kimi_core.errors import KimiMitmError, StoreError
+from kimi_core.exchange import Headers
+from kimi_core.kiro import health, identity, models, pool, profiles, usage
+from kimi_core.kiro.accounts import Account, Accounts, Registry
+from kimi_core.kiro.auth import Tokens
+from kimi_core.kiro.catalog import Catalog
+from kimi_core.kiro.constants import Endpoints
+from kimi_core.kiro.health import Event, Obstacle, Outcome
+from kimi_core.kiro.identity import KiroIdentity
+from kimi_core.kiro.management import Caller
+from kimi_core.kiro.profile import needs_discovery
+from kimi_core.kiro.recall import TurnMemory
+from kimi_core.outbound import Outbound
+from kimi_core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+USAGE_LIFE = 300.0  # seconds that an account's usage is good for (kiro.md §8)
+
+
+class Service:
+    """The Kiro side of this process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        outbound: Outbound,
+        folder: Path,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        tokens: Tokens | None = None,
+    ) -> None:
+        self.settings = settings
+        self.endpoints = Endpoints.from_env(environ)
+        self.clock = clock
+        self.sleep = sleep
+        self.registry = Registry(folder)
+        self.tokens = tokens or Tokens(self.registry, self._refresh_headers, outbound, self.endpoints, clock=clock)
+        self.caller = Caller(self.tokens, self.endpoints, self.identity_for, outbound)
+        self.catalogs = models.Catalogs(folder)
+        self.conversations = pool.Conversations()
+        self.turns = TurnMemory()
+        self.in_flight: Counter[str] = Counter()
+        self._freed = asyncio.Event()
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    # --- accounts ------------------------------------------------------------------------------------------------
+
+    def accounts(self) -> Accounts:
+        """Return what is stored. Raises AccountsDamaged, StoreError."""
+        return self.registry.load()
+
+    def identity_for(self, account: Account) -> KiroIdentity:
+        """Return the identity that requests of *account* carry."""
+        settings = self.settings
+        versions = replace(
+            identity.PINNED,
+            cli=settings.kiro_cli_version or identity.PINNED.cli,
+            ide=settings.kiro_ide_version or identity.PINNED.ide,
+        )
+        return identity.build(settings.kiro_identity, versions, account.machine_id)
+
+    def pick(
+        self, *, conversation: str, model: str, tried: AbstractSet[str], listed_only: bool = False
+    ) -> Account | None:
+        """Return the account for the next attempt, None where there is none now. Raises StoreError."""
+        stored = self.accounts()
+        return pool.choose(
+            stored.accounts,
+            self.clock(),
+            strategy=self.settings.kiro_strategy or stored.strategy,
+            active=stored.active_account_id,
+            conversation=self.conversations.get(conversation),
+            model=model,
+            in_flight=self.in_flight,
+            tried=tried,
+            catalogs={
+                account.id: {model.id for model in known.models}
+                for account in stored.accounts
+                if (known := self.catalogs.known(account.id))
+            },
+            listed_only=listed_only,
+            concurrency=self.settings.kiro_concurrency,
+        )
+
+    async def wait_for_one(
+        self, *, conversation: str, model: str, tried: AbstractSet[str], deadline: float
+    ) -> Account | None:
+        """Return like `pick`, but wait until *deadline* while an account is only busy."""
+        while True:
+            self._freed.clear()
+            account = self.pick(conversation=conversation, model=model, tried=tried)
+            left = deadline - self.clock()
+            if account is not None or left <= 0 or not self._somebody_is_busy(tried):
+                return account
+            try:
+                await asyncio.wait_for(self._freed.wait(), min(left, pool.BUSY_WAIT))
+            except TimeoutError:
+                continue
+
+    def begin(self, account_id: str) -> None:
+        """Count a request on the account."""
+        self.in_flight[account_id] += 1
+        self.note(account_id, Event.begun)
+
+    def release(self, account_id: str) -> None:
+        """Count it out again, and let one that waits try."""
+        self.in_flight[account_id] -= 1
+        self.in_flight += Counter()  # drops what is zero
+        self._freed.set()
+
+    def note(self, account_id: str, outcome: Outcome) -> None:
+        """Store what happened to an account, beside the request; writes of one account keep their order."""
+        self.change(account_id, lambda account: health.apply(account, outcome, self.clock()))
+
+    def change(self, account_id: str, change: Callable[[Account], Account]) -> None:
+        """Store a change of an account, beside the request."""
+
+        def alter(stored: Accounts) -> None:
+            account = stored.get(account_id)
+            if account is not None:
+                stored.put(change(account))
+
+        self._then(f"store {account_id}", lambda: self.registry.aupdate(alter))
+
+    def spent(self, account_id: str, credits_: float) -> None:
+        """Count what an answer cost, so that usage need not be asked for each time."""
+        now = int(self.clock() * 1000)
+        self.change(account_id, lambda account: usage.spent(account, credits_, now))
+
+    def activate(self, account_id: str) -> None:
+        """Make the account that serves the active one, as other tools show it."""
+
+        def alter(stored: Accounts) -> None:
+            if stored.get(account_id) is not None:
+                stored.active_account_id = account_id
+
+        self._then(f"store {account_id}", lambda: self.registry.aupdate(alter))
+
+    async def ready(self, account_id: str) -> Account:
+        """Return the account with a token to use now, and with its profile where its login has one of its own.
+
+        Raises NoAccount, AccountDead, AuthUnavailable, StoreError; UpstreamError where the profile cannot be found.
+        """
+        account = await self.tokens.fresh(account_id)
+        if not needs_discovery(account):
+            return account
+        found = await profiles.discover(self.caller, account)
+        if not found:
+            return account
+        arn = found[0].arn
+
+        def alter(stored: Accounts) -> None:
+            now = stored.get(account_id)
+            if now is not None:
+                stored.put(profiles.with_profile(now, arn))
+
+        await self.registry.aupdate(alter)
+        return profiles.with_profile(account, arn)
+
+    # --- what is known beside --------------------------------------------------------------------------------------
+
+    def catalog(self) -> Catalog:
+        """Return the models of all usable accounts; the dated fallback where none is known."""
+        return self.catalogs.joined(account.id for account in self.accounts().accounts if account.enabled)
+
+    async def fetch_models(self, account_id: str) -> Catalog:
+        """Ask for the models of an account now."""
+        now = self.clock()
+        return await self.catalogs.refresh(account_id, lambda: models.fetch(self.caller, account_id, now), now)
+
+    async def fetch_usage(self, account_id: str) -> usage.Usage:
+        """Ask for the usage of an account now, and store it."""
+        found = await usage.fetch(self.caller, account_id, int(self.clock() * 1000))
+
+        def alter(stored: Accounts) -> None:
+            account = stored.get(account_id)
+            if account is not None:
+                stored.put(usage.noted(account, found))
+
+        await self.registry.aupdate(alter)
+        return found
+
+    def want_models(self, account_id: str) -> None:
+        """See to it that an account's model list is no older than it should be, without waiting."""
+        if self.catalogs.due(account_id, self.clock()):
+            self._beside(f"models {account_id}", lambda: self.fetch_models(account_id))
+
+    async def settled_models(self, account_id: str, seconds: float) -> None:
+        """Ask for an account's model list and wait for it, so many seconds at the most; a failure is logged."""
+        self.want_models(account_id)
+        running = self._tasks.get(f"models {account_id}")
+        if running is not None:
+            await asyncio.wait([running], timeout=seconds)
+
+    def want_usage(self, account: Account) -> None:
+        """See to it that an account's usage is no older than it should be, without waiting."""
+        fetched = account.usage.fetched_at / 1000 if account.usage else 0.0
+        if not 0 <= self.clock() - fetched < USAGE_LIFE:
+            self._beside(f"usage {account.id}", lambda: self.fetch_usage(account.id))
+
+    def renew_beside(self, account_id: str, rejected: str) -> None:
+        """Have a refused token renewed where the request has no attempt left to wait for it."""
+        self._beside(f"renew {account_id}", lambda: self.tokens.renew(account_id, rejected))
+
+    async def settle(self) -> None:
+        """Wait for everything that runs beside."""
+        while running := [task for task in self._tasks.values() if not task.done()]:
+            await asyncio.gather(*running, return_exceptions=True)
+
+    def close(self) -> None:
+        """Cancel what runs beside, but for what is being stored."""
+        for name, task in self._tasks.items():
+            if not name.startswith("store "):
+                task.cancel()
+
+    # --- parts -----------------------------------------------------------------------------------------------------
+
+    def _refresh_headers(self, account: Account) -> Headers:
+        return self.identity_for(account).headers("refresh", invocation="")
+
+    def _somebody_is_busy(self, tried: AbstractSet[str]) -> bool:
+        now, busy = self.clock(), {Obstacle.busy, Obstacle.probing}
+        limit = self.settings.kiro_concurrency
+        return any(
+            health.obstacle(account, now, in_flight=self.in_flight[account.id], concurrency=limit) in busy
+            for account in self.accounts().accounts
+            if account.id not in tried
+        )
+
+    def _beside(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
+        """Run *work* beside the requests unless the same runs already."""
+        running = self._tasks.get(name)
+        if running is None or running.done():
+            self._tasks[name] = _task(_logged(work), name)
+
+    def _then(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
+        """Run *work* after what runs under that name."""
+        before = self._tasks.get(name)
+
+        async def after() -> None:
+            if before is not None:
+                await asyncio.gather(before, return_exceptions=True)
+            await _logged(work)
+
+        self._tasks[name] = _task(after(), name)
+
+
+def _task(work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(work, name=f"kiro {name}")
+
+
+async def _logged(work: Callable[[], Awaitable[object]]) -> None:
+    try:
+        await work()
+    except StoreError as error:
+        logger.warning("What is known of a Kiro account could not be stored: %s", error.sentence)
+    except KimiMitmError as error:
+        logger.info("Kiro: %s", error)
