@@ -208,6 +208,10 @@ TABLE: tuple[Row, ...] = (
     Row(Kind.invalid, type=r"ValidationException|SerializationException"),
     Row(Kind.auth, type=r"AccessDeniedException", status=_status(401)),
     Row(Kind.unauthorized, type=r"AccessDeniedException|ConflictException"),
+    # a broken stream, in the words of this program, and the event of that name
+    Row(
+        Kind.transient, type=r"FrameDamaged|FrameTooLong|StreamTruncated|AnswerCut|MalformedEvent|UnmodelledError|error"
+    ),
     Row(Kind.transient, type=r"Internal(?:Server|Failure)?(?:Exception|Error)?|ServiceUnavailable(?:Exception)?"),
     # by status
     Row(Kind.auth, status=_status(401)),

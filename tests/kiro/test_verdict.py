@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from kimi_core.errors import KimiMitmError
 from kimi_core.exchange import Headers
 from kimi_core.kiro import verdict
+from kimi_core.kiro.converter import first_failure
 from kimi_core.kiro.events import Failure
 from kimi_core.kiro.refusals import AllUnavailable, NoneUsable
 from kimi_core.kiro.verdict import Action, Finding, Kind, classify, classify_exception, says_suspended
@@ -19,6 +20,8 @@ QUOTA = "com.amazon.kiro.runtimeservice#ServiceQuotaExceededException"
 INTERNAL = "com.amazon.kiro.runtimeservice#InternalServerException"
 SUSPENDED = "Your User ID (d-fake) temporarily is suspended. We've locked your account as a security precaution."
 HIGH_LOAD = "Encountered unexpectedly high load when processing the request, please try again."
+
+BROKEN = ("FrameDamaged", "FrameTooLong", "StreamTruncated", "AnswerCut", "MalformedEvent", "UnmodelledError", "error")
 
 CASES = [
     # status, type, message, reason, kind
@@ -88,7 +91,8 @@ CASES = [
     (200, THROTTLED, "x", None, "rate"),
     (200, "SomethingNewException", "x", None, "unknown"),
     (418, None, "", None, "unknown"),
-    # frames
+    # frames, and streams that broke before anything was said
+    *((200, name, "x", None, "transient") for name in BROKEN),
     (200, "ContentLengthExceededException", "x", None, "context"),
 ]
 
@@ -295,3 +299,14 @@ def test_errors_of_the_whole_pool():
 def test_kind_of_a_label(label, kind):
     """A stored label leads back to its kind where it is one of ours."""
     assert verdict.kind_of(label) == kind
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x00\x00\x00\x10", b"\x00" * 16, bytes.fromhex("ffffffff00000000") + b"\x0b\x1d\xd5\x98"],
+    ids=["nothing", "cut", "damaged", "not-a-frame"],
+)
+def test_broken_streams_are_tried_again(data):
+    """What the converter finds in a stream that is broken from its first frame on is a passing fault."""
+    failure = first_failure(data, ended=True).failure
+    assert classify_exception(failure.type, failure.message, failure.reason).action is Action.retry
