@@ -1,0 +1,135 @@
+"""The fields of a chat request that stand beside its messages and tools: what they mean to Kiro (kiro.md §4.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from kimi_core.errors import BadRequest
+from kimi_core.kiro import openai_in
+from kimi_core.kiro.catalog import ModelInfo
+from kimi_core.kiro.openai_in import ChatRequest
+from kimi_core.wire.lossless import dump
+
+MAX_IGNORED = 32  # names of fields that are listed; they go into a response header
+MAX_IGNORED_NAME = 64  # characters of one of them
+MOST_TOKENS = 10**9  # where a model with a field for the limit names no greatest one
+
+JSON_HINT = "Answer with one JSON object and nothing else: no text before or after it, and no code fence around it."
+
+type ResponseFormat = Literal["text", "json_object", "json_schema"]
+
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "n": ((None, 1), "Kiro gives one answer; n is 1."),
+    "logprobs": ((None, False), "Kiro gives no log probabilities."),
+    "top_logprobs": ((None, 0), "Kiro gives no log probabilities."),
+    "service_tier": ((None, "auto", "default"), "Kiro has no service tiers."),
+    "modalities": ((None, [], ["text"]), "Kiro answers in text only."),
+    "audio": ((None,), "Kiro answers in text only."),
+    "web_search_options": ((None,), "Kiro searches the web for no client."),
+    "functions": ((None, []), "functions is the old form; send tools."),
+    "function_call": ((None, "auto", "none"), "function_call is the old form; send tool_choice."),
+}
+"""Field -> the values that ask for nothing, and what is said to all others."""
+
+# fields that have an effect: on the thinking (effort.asked) and on the id of the conversation (given by the caller)
+_USED = frozenset(
+    {"reasoning_effort", "reasoning", "reasoningEffort", "thinking", "enable_thinking"}
+    | {"user", "metadata", "prompt_cache_key", "promptCacheKey"}
+)
+_HARMLESS = (None, False, "auto")  # values that ask for nothing
+_unsafe = re.compile(r"[^A-Za-z0-9_.\[\]-]")
+
+
+def unused(request: ChatRequest) -> Iterator[str]:
+    """Yield the paths of the fields that have no effect. Raises BadRequest for one that Kiro has nothing for."""
+    for name, value in (request.model_extra or {}).items():
+        if name in REFUSED:
+            harmless, sentence = REFUSED[name]
+            if value not in harmless:
+                raise BadRequest(sentence, name)
+        elif name not in _USED and value not in _HARMLESS:
+            yield name
+    if request.parallel_tool_calls is False:
+        yield "parallel_tool_calls"
+    for place, parts in (
+        ("stream_options", [request.stream_options] if request.stream_options else []),
+        ("tools[]", request.tools or ()),
+        ("tools[].function", [tool.function for tool in request.tools or ()]),
+        ("messages[]", request.messages),
+        ("messages[].content[]", _parts(request.messages)),
+        ("messages[].content[].image_url", _urls(request.messages)),
+        ("messages[].tool_calls[]", _calls(request.messages)),
+    ):
+        for part in parts:
+            for name, value in (part.model_extra or {}).items():
+                if value not in _HARMLESS:
+                    yield f"{place}.{name}"
+
+
+def listed(names: Iterable[str]) -> tuple[str, ...]:
+    """Return *names*, each once, as they may stand in a header: their number and their length are bounded."""
+    safe = list(dict.fromkeys(_unsafe.sub("?", name)[:MAX_IGNORED_NAME] for name in names))
+    more = len(safe) - MAX_IGNORED
+    return (*safe[:MAX_IGNORED], f"and-{more}-more") if more > 0 else tuple(safe)
+
+
+def _parts(messages: Iterable[openai_in.Message]) -> Iterator[BaseModel]:
+    for message in messages:
+        if isinstance(message.content, list):
+            yield from message.content
+
+
+def _urls(messages: Iterable[openai_in.Message]) -> Iterator[BaseModel]:
+    for part in _parts(messages):
+        if isinstance(part, openai_in.ImagePart) and isinstance(part.image_url, openai_in.ImageUrl):
+            yield part.image_url
+
+
+def _calls(messages: Iterable[openai_in.Message]) -> Iterator[BaseModel]:
+    for message in messages:
+        if isinstance(message, openai_in.AssistantMessage):
+            yield from message.tool_calls or ()
+
+
+def stop_words(value: Any) -> tuple[str, ...]:
+    """Return the stop sequences of ``stop``. Raises BadRequest."""
+    words = [value] if isinstance(value, str) else [] if value is None else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise BadRequest("stop is a string or a list of strings.", "stop")
+    return tuple(filter(None, words))
+
+
+def response_format(value: Any) -> tuple[ResponseFormat, str | None]:
+    """Return the kind of answer that is wanted, and the words that ask for it. Raises BadRequest."""
+    match value:
+        case None | {"type": "text"}:
+            return "text", None
+        case {"type": "json_object"}:
+            return "json_object", JSON_HINT
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema), **rest}}:
+            if rest.get("strict"):
+                raise BadRequest(
+                    "Kiro cannot be held to a schema. Send strict false to have it asked for in words, or use a tool.",
+                    "response_format.json_schema.strict",
+                )
+            if not openai_in.is_finite(schema):
+                raise BadRequest("A number is too large.", "response_format.json_schema.schema")
+            return "json_schema", f"{JSON_HINT} It has to be valid by this JSON schema:\n{dump(schema)}"
+        case {"type": "json_schema"}:
+            raise BadRequest("The schema is missing.", "response_format.json_schema.schema")
+    raise BadRequest("response_format is text, json_object or json_schema.", "response_format")
+
+
+def max_tokens_bounds(model: ModelInfo | None) -> tuple[int, int] | None:
+    """Return the least and the most that the model's own max_tokens takes, None where it has none."""
+    schema = model.effort_schema if model else None
+    properties = schema.get("properties") if schema else None
+    found = properties.get("max_tokens") if isinstance(properties, Mapping) else None
+    if not isinstance(found, Mapping):
+        return None
+    low, high = found.get("minimum", 1), found.get("maximum", MOST_TOKENS)
+    return (int(low), int(high)) if isinstance(low, int | float) and isinstance(high, int | float) else None
