@@ -97,3 +97,12 @@ def test_one_override_for_all_is_served_once():
     here = "http://127.0.0.1:9000"
     endpoints = Endpoints.from_env({"KIRO_RUNTIME_URL": here, "KIRO_Q_URL": here, "KIRO_MANAGEMENT_URL": here})
     assert endpoints.served() == (here,)
+
+
+def test_login_origins():
+    """The places where somebody logs in are listed apart from those that serve the API."""
+    found = Endpoints().logins()
+    assert found[0] == "https://app.kiro.dev"
+    assert "https://oidc.us-east-1.amazonaws.com" in found
+    assert "https://prod.eu-central-1.auth.desktop.kiro.dev" in found
+    assert not {*found} & {*Endpoints().served()}

@@ -9,6 +9,7 @@ from kimi_core.exchange import Headers
 from kimi_core.kiro.identity import build
 from kimi_core.kiro.verdict import Kind, classify, classify_exception
 from kimi_core.wire.eventstream import Decoder
+from tests.servers.aws import FakeAws
 from tests.servers.kiro import BUILDER_ARN, MODELS, SOCIAL_ARN, FakeKiro, Login, model
 from tests.servers.kiro_answers import NASTY, REFUSALS, flood, in_bytes, paced, stream
 from tests.servers.script import Break, Gate
@@ -269,6 +270,17 @@ async def test_scripts_and_faults(fake):
     fake.reset()
     assert fake.requests == []
     assert (await _generate(fake, _asking("hello"))).status_code == 200
+
+
+async def test_tokens_of_the_login_services():
+    """With the fake login services' own check, a token is good until it is rejected."""
+    aws = FakeAws()
+    fake = FakeKiro(aws.valid, login=lambda token: Login(user=aws.owner(token) or ""))
+    token = aws.login("desktop")["accessToken"]
+    assert (await _generate(fake, _asking("hello"), token=token)).status_code == 200
+    aws.reject_access()
+    answer = await _generate(fake, _asking("hello"), token=token)
+    assert (answer.status_code, answer.json()["message"]) == (403, REFUSALS["token"].message)
 
 
 KINDS = {
