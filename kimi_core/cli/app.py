@@ -19,10 +19,11 @@ import click
 
 from kimi_core.cli.configuration import Configuration, load
 from kimi_core.cli.output import ExitCode, Output
-from kimi_core.errors import KimiMitmError, StoreError
-from kimi_core.settings import choices
+from kimi_core.errors import ConfigError, KimiMitmError, StoreError
+from kimi_core.settings import Settings, choices
 from kimi_core.store import data_dir
 
+DEFAULT_PROVIDER = "kimi"
 DEFAULT_CONFDIR = "~/.mitmproxy"  # mitmproxy.options.CONF_DIR
 
 
@@ -72,11 +73,24 @@ class App:
 class AppCommand(click.Command):
     """A command whose function gets an `App` in place of the common options and returns an exit code.
 
+    --region and --identity are short for the options of the provider that the command is about: its argument
+    `provider`, else *provider*. A command that has one of them itself gets it where the provider has no such option.
     Every error of the project ends it with one sentence, what to do, and the error's exit code; never a traceback.
     """
 
-    def __init__(self, name: str | None, *, params: list[click.Parameter] | None = None, **attributes: Any) -> None:
-        super().__init__(name, params=[*(params or []), *_common_options()], **attributes)
+    def __init__(
+        self,
+        name: str | None,
+        *,
+        params: list[click.Parameter] | None = None,
+        provider: str = DEFAULT_PROVIDER,
+        **attributes: Any,
+    ) -> None:
+        own = params or []
+        self.provider = provider
+        self._own = frozenset(param.name for param in own)
+        common = [option for option in _common_options() if option.name not in self._own]
+        super().__init__(name, params=[*own, *common], **attributes)
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command and leave with its exit code."""
@@ -86,9 +100,8 @@ class AppCommand(click.Command):
 
     def _run(self, ctx: click.Context, world: World, out: Output) -> ExitCode:
         confdir, overrides = ctx.params.pop("confdir"), ctx.params.pop("overrides")
-        shorthands = {name: value for name in _SHORTHANDS if (value := ctx.params.pop(name))}
-        settings = [*overrides, *(f"kimi_{name}={value}" for name, value in shorthands.items())]
         try:
+            settings = [*overrides, *self._shorthands(ctx)]
             ctx.params["app"] = App(world, out, load(confdir, settings))
             return ExitCode(super().invoke(ctx))
         except KimiMitmError as error:
@@ -101,17 +114,46 @@ class AppCommand(click.Command):
             out.errors.print("\nInterrupted.")
             return ExitCode.INTERRUPTED
 
+    def _shorthands(self, ctx: click.Context) -> list[str]:
+        """Return the settings that --region and --identity stand for. Raises ConfigError where they stand for none."""
+        provider = ctx.params.get("provider") or self.provider
+        found = []
+        for name in SHORTHANDS:
+            setting = f"{provider}_{name}"
+            if setting not in Settings.model_fields and name in self._own:
+                continue
+            value = ctx.params[name]
+            if name in self._own:
+                ctx.params[name] = None
+            else:
+                del ctx.params[name]
+            if value is None:
+                continue
+            if setting not in Settings.model_fields:
+                raise ConfigError(f"There is no --{name} for {provider} here.")
+            found.append(f"{setting}={value}")
+        return found
 
-# --region and --identity are short for --set kimi_region=… and --set kimi_identity=…
-_SHORTHANDS = {"region": "Region of the plan.", "identity": "How our own calls identify themselves."}
+
+SHORTHANDS = {"region": "Region of the plan.", "identity": "How our own calls identify themselves."}
+
+
+def _values(name: str) -> str:
+    """Return what a shorthand may be, for each provider that has it."""
+    known = {setting: choices(setting) for setting in Settings.model_fields if setting.endswith(f"_{name}")}
+    return "; ".join(
+        f"{setting.removesuffix(f'_{name}').title()}: {', '.join(values)}"
+        for setting, values in known.items()
+        if values
+    )
 
 
 def _common_options() -> list[click.Parameter]:
     return [
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, errors included, for programs."),
         *(
-            click.Option([f"--{name}"], type=click.Choice(choices(f"kimi_{name}") or ()), help=text)
-            for name, text in _SHORTHANDS.items()
+            click.Option([f"--{name}"], metavar="NAME", help=f"{text} {_values(name)}")
+            for name, text in SHORTHANDS.items()
         ),
         click.Option(
             ["--set", "overrides"],

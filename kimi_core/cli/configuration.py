@@ -1,8 +1,8 @@
 """The command line's view of the user's mitmproxy configuration: the same options, read from the same file.
 
-mitmproxy keeps its options in ``~/.mitmproxy/config.yaml``. The addon's own options (``kimi_…``) stand there next to
-those that say how mitmproxy reaches the world and where it listens; the commands follow both. Options that mean
-nothing to them are left alone. What is given with ``--set name=value`` wins over the file, as it does in mitmproxy.
+mitmproxy keeps its options in ``~/.mitmproxy/config.yaml``. The addon's own options (``kimi_…``, ``kiro_…``) stand
+there next to those that say how mitmproxy reaches the world and where it listens; the commands follow both. Options
+that mean nothing to them are left alone. What is given with ``--set name=value`` wins over the file, as in mitmproxy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kimi_core.errors import ConfigError
 from kimi_core.outbound import Outbound
 from kimi_core.settings import Settings, parse
 
-PREFIX = "kimi_"
+PREFIXES = ("kimi_", "kiro_", "openai_hosts")  # of the addon's own options
 CONFIG_NAMES = ("config.yaml", "config.yml")  # mitmproxy reads both, the second wins
 CA_NAME = "mitmproxy-ca-cert.pem"
 DEFAULT_PORT = 8080  # mitmproxy's own
@@ -82,7 +82,7 @@ def load(confdir: Path, overrides: Sequence[str] = ()) -> Configuration:
         merged |= _read(confdir / name)
     merged |= given
     neighbours = {name: _neighbour(name, merged[name]) for name in _NEIGHBOURS if merged.get(name) is not None}
-    settings = parse({name: value for name, value in merged.items() if str(name).startswith(PREFIX)})
+    settings = parse({name: value for name, value in merged.items() if str(name).startswith(PREFIXES)})
     host, port = _listener(neighbours)
     return Configuration(settings, _outbound(neighbours), confdir, host, port)
 
@@ -112,9 +112,9 @@ def _overrides(items: Sequence[str]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for item in items:
         name, separator, value = item.partition("=")
-        if name.startswith(PREFIX) and name not in Settings.model_fields:
+        if name.startswith(PREFIXES) and name not in Settings.model_fields:
             raise ConfigError(f"There is no option {name}.")
-        if not (name.startswith(PREFIX) or name in _NEIGHBOURS or name == "confdir"):
+        if not (name.startswith(PREFIXES) or name in _NEIGHBOURS or name == "confdir"):
             raise ConfigError(f"Option {name} means nothing to this command.")
         if _is_list(name):
             out.setdefault(name, []).extend([value] if separator else [])

@@ -17,3 +17,13 @@ def tokens(count: int | None) -> str:
         if count >= size and count % size == 0:
             return f"{count // size}{unit}"
     return f"{count:,}"
+
+
+def thousands(count: int | None) -> str:
+    """Return a number of tokens as services name theirs: ``200k``, ``1M``, as powers of 1000 where they are ones."""
+    if count is None:
+        return "—"
+    for unit, size in (("M", 1_000_000), ("k", 1000)):
+        if count >= size and count % size == 0:
+            return f"{count // size}{unit}"
+    return f"{count:,}"

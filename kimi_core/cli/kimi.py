@@ -11,11 +11,12 @@ from rich.text import Text
 
 from kimi_core.cli import formats
 from kimi_core.cli.app import App
-from kimi_core.cli.blocks import blocks, inputs
+from kimi_core.cli.blocks import BLOCK_NAMES, blocks, inputs
 from kimi_core.cli.output import ExitCode, Report
 from kimi_core.cli.place import Block, Key, Place
 from kimi_core.cli.steps import Code, Steps
-from kimi_core.errors import KimiMitmError
+from kimi_core.cli.wish import Wish
+from kimi_core.errors import ConfigError, KimiMitmError
 from kimi_core.kimi.account import Account
 from kimi_core.kimi.constants import REGIONS, Site, site_for, sites
 from kimi_core.kimi.identity import Device, build, device_id_path, load
@@ -42,6 +43,9 @@ _USABLE = ("ok", "expired")
 class Kimi:
     """The `Provider` of Kimi Code."""
 
+    wishes = frozenset({"output_limit"})
+    block_names: tuple[str, ...] = BLOCK_NAMES
+
     def status(self, app: App) -> Report:
         """Tell what is stored for every region; the exit code is that of the region in use."""
         settings = app.configuration.settings
@@ -67,9 +71,10 @@ class Kimi:
             "client_key": _key_object(app),
         }
         code = ExitCode.OK if found[0].state in _USABLE else ExitCode.NOT_LOGGED_IN
-        return Report(data, _status_view(data), code)
+        empty = all(status.state == "none" for status in found)
+        return Report(data, _status_view(data), code, empty=empty)
 
-    async def login(self, app: App, steps: Steps, output_limit: int | None) -> None:
+    async def login(self, app: App, steps: Steps, wish: Wish) -> None:
         """Run the device flow, store the login, then read the models; a failure of the latter loses nothing."""
         account = _account(app)
 
@@ -101,10 +106,13 @@ class Kimi:
             put_aside = Document(status.path).put_aside()
         steps.stored(account.session.save(token), put_aside)
         catalog, problem = await _discover(account)
-        steps.models([model.to_json() for model in catalog.models], _blocks(app, catalog, output_limit), problem)
+        lines = _blocks(app, catalog, wish.output_limit)
+        steps.models([model.to_json() for model in catalog.models], lines, problem)
 
-    def logout(self, app: App) -> Report:
-        """Delete the login of the region in use."""
+    def logout(self, app: App, account: str | None) -> Report:
+        """Delete the login of the region in use. Raises ConfigError for an *account*: a region has one login."""
+        if account is not None:
+            raise ConfigError("Kimi has one login per region; name the region.")
         site = _site(app)
         nobody = build(app.configuration.settings.kimi_identity, Device.here(), "")
         session = Session(site, nobody, app.configuration.outbound, folder=app.folder)

@@ -1,4 +1,4 @@
-"""``kimi-mitm logout``: the stored login of a region goes away on this machine."""
+"""``kimi-mitm logout``: a stored login goes away on this machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from kimi_core.cli.providers import PROVIDERS
 
 @click.command(cls=AppCommand)
 @click.argument("provider", type=click.Choice(list(PROVIDERS)))
-def logout(app: App, provider: str) -> ExitCode:
-    """Remove the login of PROVIDER for the region in use from this machine.
+@click.option("--account", metavar="ACCOUNT", help="Kiro: which of several accounts, by e-mail, label or id.")
+def logout(app: App, provider: str, account: str | None) -> ExitCode:
+    """Remove the login of PROVIDER from this machine: Kimi's for the region in use, Kiro's of one account.
 
     Nothing is sent: to end the login at the service too, remove the device in your account there.
     """
-    return app.out.show(PROVIDERS[provider].logout(app))
+    return app.out.show(PROVIDERS[provider].logout(app, account))

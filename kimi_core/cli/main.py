@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+from kimi_core.cli.accounts import accounts
 from kimi_core.cli.login import login
 from kimi_core.cli.logout import logout
 from kimi_core.cli.models import models
@@ -34,7 +35,7 @@ Exit codes:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(_version(), prog_name="kimi-mitm", message="%(prog)s %(version)s")
 def main() -> None:
-    """Use a Kimi Code subscription through mitmproxy: log in, look at what is left, set clients up.
+    """Use a Kimi Code subscription and Kiro accounts through mitmproxy: log in, look at what is left, set clients up.
 
     Options are those of the addon and are read from mitmproxy's configuration file, as are the upstream proxy
     (mode: upstream:…, upstream_auth) and the trusted CA (ssl_verify_upstream_trusted_ca) that a company's network
@@ -42,5 +43,5 @@ def main() -> None:
     """
 
 
-for _command in (login, logout, status, usage, models):
+for _command in (login, logout, status, usage, models, accounts):
     main.add_command(_command)

@@ -7,18 +7,22 @@ import asyncio
 import click
 
 from kimi_core.cli.app import App, AppCommand
-from kimi_core.cli.blocks import BLOCK_NAMES
 from kimi_core.cli.login import with_limit
 from kimi_core.cli.output import ExitCode
 from kimi_core.cli.providers import PROVIDERS
 from kimi_core.cli.steps import show_blocks
+from kimi_core.errors import ConfigError
 
 ALL = "all"
 
 
 @click.command(cls=AppCommand)
 @click.argument("provider", type=click.Choice(list(PROVIDERS)), default=next(iter(PROVIDERS)))
-@click.option("--block", type=click.Choice([*BLOCK_NAMES, ALL]), help="Print lines for clients instead; one as it is.")
+@click.option(
+    "--block",
+    type=click.Choice([*dict.fromkeys(name for known in PROVIDERS.values() for name in known.block_names), ALL]),
+    help="Print lines for clients instead; one as it is.",
+)
 @with_limit
 def models(app: App, provider: str, *, block: str | None, output_limit: int | None) -> ExitCode:
     """Show the models of the plan of PROVIDER, or with --block the lines that a client needs.
@@ -27,6 +31,8 @@ def models(app: App, provider: str, *, block: str | None, output_limit: int | No
     """
     if block is None:
         return app.out.show(asyncio.run(PROVIDERS[provider].models(app)))
+    if block not in (*PROVIDERS[provider].block_names, ALL):
+        raise ConfigError(f"There is no block {block} for {provider}.")
     every = asyncio.run(PROVIDERS[provider].blocks(app, output_limit))
     chosen = [item for item in every if block in (item.name, ALL)]
     if app.out.as_json:

@@ -32,11 +32,15 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The outcome of a command: `data` is its JSON object, `view` the same for a person."""
+    """The outcome of a command: `data` is its JSON object, `view` the same for a person.
+
+    `empty`: there is nothing to tell of, because nobody has used this so far.
+    """
 
     data: dict[str, Any]
     view: RenderableType = field(compare=False)
     code: ExitCode = ExitCode.OK
+    empty: bool = False
 
 
 def exit_code(error: KimiMitmError) -> ExitCode:

@@ -6,27 +6,33 @@ from typing import Protocol
 
 from kimi_core.cli.app import App
 from kimi_core.cli.kimi import Kimi
+from kimi_core.cli.kiro import Kiro
 from kimi_core.cli.output import Report
 from kimi_core.cli.place import Block
 from kimi_core.cli.steps import Steps
+from kimi_core.cli.wish import Wish
 
 
 class Provider(Protocol):
     """One service: what `login`, `logout`, `status`, `usage` and `models` do for it.
 
-    Each method raises KimiMitmError where it cannot do its work.
+    Each method raises KimiMitmError where it cannot do its work. `wishes` are the fields of `Wish` that the login
+    knows, `block_names` the lines for clients that there are.
     """
+
+    wishes: frozenset[str]
+    block_names: tuple[str, ...]
 
     def status(self, app: App) -> Report:
         """Tell what is stored, without asking the service."""
         ...
 
-    async def login(self, app: App, steps: Steps, output_limit: int | None) -> None:
+    async def login(self, app: App, steps: Steps, wish: Wish) -> None:
         """Log in, telling each step; the login that was there stays until the new one is stored."""
         ...
 
-    def logout(self, app: App) -> Report:
-        """Remove the login of the region in use."""
+    def logout(self, app: App, account: str | None) -> Report:
+        """Remove the login of the region in use, or of *account* where there may be several."""
         ...
 
     async def usage(self, app: App) -> Report:
@@ -44,4 +50,5 @@ class Provider(Protocol):
 
 PROVIDERS: dict[str, Provider] = {
     "kimi": Kimi(),
+    "kiro": Kiro(),
 }

@@ -15,11 +15,13 @@ from kimi_core.cli.providers import PROVIDERS
 def status(app: App) -> ExitCode:
     """Show logins, the files they are in, and whether a proxy is running.
 
-    Asks nobody but this machine. The exit code is 3 where the login of the region in use is missing or dead.
+    Asks nobody but this machine. The exit code is 3 where a login is dead, or there is none at all: Kimi's of the
+    region in use, and Kiro's accounts as long as one of them can serve.
     """
     proxy = probe(app.configuration)
     reports = {name: provider.status(app) for name, provider in PROVIDERS.items()}
-    code = max((report.code for report in reports.values()), default=ExitCode.OK)
+    used = [report.code for report in reports.values() if not report.empty]
+    code = max(used, default=ExitCode.NOT_LOGGED_IN)
     data = {name: report.data for name, report in reports.items()} | {"proxy": proxy.data}
     view = Group(*(report.view for report in reports.values()), proxy.view)
     return app.out.show(Report(data, view, code))

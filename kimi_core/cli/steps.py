@@ -38,8 +38,9 @@ class Code:
 class Steps(AbstractContextManager["Steps"]):
     """Tells the steps of one login, as text. Leaving the context takes down what is drawn live."""
 
-    def __init__(self, out: Output, open_browser: Callable[[str], object] | None) -> None:
+    def __init__(self, out: Output, open_browser: Callable[[str], object] | None, provider: str = "") -> None:
         self.out = out
+        self._provider = f" {provider}" if provider else ""
         self._open_browser = open_browser
         self._pace = 0.0
 
@@ -65,6 +66,12 @@ class Steps(AbstractContextManager["Steps"]):
             self._slow_down(pace)
         self._wait(left)
 
+    def page(self, url: str, *, paste: bool) -> None:
+        """Show where to log in; with *paste* the address at which the browser ends is to be typed in here."""
+        self._show_page(url, paste=paste)
+        if self._open_browser and not paste:
+            self._open_browser(url)
+
     def stored(self, path: Path, put_aside: Path | None) -> None:
         """Tell that the login is on disk; *put_aside* is where a damaged file that was in its place went."""
         self._settle()
@@ -81,7 +88,9 @@ class Steps(AbstractContextManager["Steps"]):
         if names := ", ".join(str(model["id"]) for model in models):
             self.out.console.print(Text(f"Models of the plan: {names}"), soft_wrap=True)
         show_blocks(self.out, blocks)
-        self.out.console.print("\nTo see any of this again: kimi-mitm models --block NAME", soft_wrap=True)
+        self.out.console.print(
+            f"\nTo see any of this again: kimi-mitm models{self._provider} --block NAME", soft_wrap=True
+        )
 
     def _show_code(self, code: Code) -> None:
         console = self.out.console
@@ -91,6 +100,18 @@ class Steps(AbstractContextManager["Steps"]):
         if code.verification_uri:
             console.print(Text(f"  (to type in at {code.verification_uri})", style="dim"), soft_wrap=True)
         console.print()
+
+    def _show_page(self, url: str, *, paste: bool) -> None:
+        console = self.out.console
+        where = "any browser, on any machine" if paste else "a browser on this machine"
+        console.print(f"\nOpen this page in {where}, and log in:\n")
+        console.print(Text(f"  {url}", style="bold cyan"), soft_wrap=True)
+        if paste:
+            console.print(
+                "\nAt the end the browser shows a page that cannot be reached. Paste its whole address here, and press "
+                "Enter:",
+                soft_wrap=True,
+            )
 
     def _slow_down(self, pace: float) -> None:
         """Tell that the service asks for patience; a person need not know."""
@@ -126,7 +147,7 @@ class TerminalSteps(Steps):
 
 
 class JsonSteps(Steps):
-    """One JSON object a line, each with an `event`: code, waiting, slow_down, approved, stored, models."""
+    """One JSON object a line, each with an `event`: code, page, waiting, slow_down, approved, stored, models."""
 
     _told = float("inf")
 
@@ -160,6 +181,9 @@ class JsonSteps(Steps):
             }
         )
 
+    def _show_page(self, url: str, *, paste: bool) -> None:
+        self.out.emit({"event": "page", "url": url, "paste": paste})
+
     def _slow_down(self, pace: float) -> None:
         self.out.emit({"event": "slow_down", "interval": pace})
 
@@ -169,11 +193,10 @@ class JsonSteps(Steps):
             self.out.emit({"event": "waiting", "expires_in": round(left)})
 
 
-def steps_for(out: Output, open_browser: Callable[[str], object] | None) -> Steps:
-    """Return the way to tell a login that fits who is listening."""
-    if out.as_json:
-        return JsonSteps(out, open_browser)
-    return TerminalSteps(out, open_browser) if out.is_terminal else Steps(out, open_browser)
+def steps_for(out: Output, open_browser: Callable[[str], object] | None, provider: str = "") -> Steps:
+    """Return the way to tell a login that fits who is listening; *provider* as commands need it ("" = the first)."""
+    kind = JsonSteps if out.as_json else TerminalSteps if out.is_terminal else Steps
+    return kind(out, open_browser, provider)
 
 
 def show_blocks(out: Output, blocks: Sequence[Block]) -> None:
