@@ -100,6 +100,7 @@ class KiroExchange(Exchange):
         self._sent = 0
         self._tried: set[str] = set()
         self._helped: set[tuple[str, Action]] = set()  # account and what was done for it once
+        self._excused: set[str] = set()  # accounts that could not be helped for want of attempts
         self._paused: dict[str, int] = {}  # account -> pauses made
         self._peeked = Peek(None)
         self._served = False
@@ -241,6 +242,7 @@ class KiroExchange(Exchange):
         if action is Action.refresh and once not in self._helped:
             self._helped.add(once)
             if not spare:
+                self._excused.add(account.id)
                 self._service.renew_beside(account.id, account.access_token)
                 return None
             try:
@@ -370,8 +372,7 @@ class KiroExchange(Exchange):
         if account is None or account.id in self._tried:
             return
         self._tried.add(account.id)
-        unhelped = finding.action is Action.refresh and (account.id, Action.refresh) not in self._helped
-        if not unhelped:
+        if account.id not in self._excused:
             self._service.note(account.id, finding)
         if finding.kind in {Kind.quota, Kind.rate}:
             self._service.want_usage(account)
