@@ -18,6 +18,7 @@ from kimi_core.kiro.constants import BUILDER_START_URL, DEFAULT_REGION, api_regi
 from kimi_core.kiro.expiry import milliseconds
 
 BUSY = 2.0  # seconds to wait for another program's write to its database
+WAL_MODE = slice(18, 20)  # bytes of a database's header that are 2 where it has a write-ahead log
 MAX_FILE = 4 << 20  # bytes of a JSON file; theirs are a few KiB
 
 type Row = Mapping[str, Any]
@@ -138,14 +139,13 @@ def json_object(raw: object) -> dict[str, Any] | None:
 def database(path: Path) -> Iterator[sqlite3.Connection]:
     """Open another program's SQLite database for reading, with what is only in its write-ahead log so far.
 
-    Nothing is ever written to it. Where SQLite cannot read the log's index (a folder that may not be written to) and
-    there is no log, the file is read as it is. Raises Unreadable, also for errors inside the block.
+    Nothing is ever written to it. SQLite makes an empty log and an index beside a database that has none and leaves
+    them there; so a log that is not there, or empty, is not asked for, which works in folders that are read-only, too.
+    Raises Unreadable, also for errors inside the block.
     """
-    where = "file:" + quote(path.absolute().as_posix())
+    where = "file:" + quote(path.absolute().as_posix()) + "?mode=ro"
     try:
-        connection = _open(f"{where}?mode=ro")
-        if connection is None and not path.with_name(f"{path.name}-wal").exists():
-            connection = _open(f"{where}?mode=ro&immutable=1")
+        connection = _open(f"{where}&immutable=1" if _at_rest(path) else where)
         if connection is None:
             raise Unreadable(f"{path} cannot be opened.")
         with contextlib.closing(connection):
@@ -170,18 +170,29 @@ def key_values(connection: sqlite3.Connection, name: str) -> dict[str, Any]:
     return {str(row.get("key")): row.get("value") for row in rows}
 
 
-def _open(uri: str) -> sqlite3.Connection | None:
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY, isolation_level=None)
+def _at_rest(path: Path) -> bool:
+    """Tell whether the database keeps a write-ahead log, and has everything in its file at the moment."""
     try:
-        connection.execute("PRAGMA query_only = ON")
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # now the file itself is opened
-    except sqlite3.OperationalError:
-        connection.close()
-        return None
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
+        with path.open("rb") as file:
+            header = file.read(WAL_MODE.stop)
+        log = path.with_name(f"{path.name}-wal")
+        return header[WAL_MODE] == b"\2\2" and not (log.exists() and log.stat().st_size)
+    except OSError:
+        return False
+
+
+def _open(uri: str) -> sqlite3.Connection | None:
+    """Return a connection that has read the file, or None where SQLite cannot open it. Raises sqlite3.Error."""
+    with contextlib.ExitStack() as undo:
+        try:
+            connection = sqlite3.connect(uri, uri=True, timeout=BUSY, isolation_level=None)
+            undo.callback(connection.close)
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # now the file itself is opened
+        except sqlite3.OperationalError:
+            return None
+        undo.pop_all()
+        return connection
 
 
 def _camel(name: str) -> str:
