@@ -59,13 +59,15 @@ class Effort:
 def asked(body: Mapping[str, Any]) -> Asked:
     """Return what a request asks for in any of the dialects; the first that says something counts.
 
-    ``reasoning_effort``, ``reasoning.effort``, ``reasoningEffort``, ``thinking.type``, ``enable_thinking``. Raises
-    BadRequest.
+    ``reasoning_effort``, ``reasoning.effort``, ``reasoningEffort``, then the switches ``thinking.type``,
+    ``reasoning.enabled``, ``enable_thinking``. Raises BadRequest.
     """
     nested = body.get("reasoning")
+    within = nested if isinstance(nested, Mapping) else {}
     spoken = (
         (body.get("reasoning_effort"), "reasoning_effort"),
-        (nested.get("effort") if isinstance(nested, Mapping) else nested, "reasoning.effort"),
+        (within.get("effort"), "reasoning.effort"),
+        (None if within is nested else nested, "reasoning"),
         (body.get("reasoningEffort"), "reasoningEffort"),
     )
     for value, path in spoken:
@@ -80,8 +82,12 @@ def asked(body: Mapping[str, Any]) -> Asked:
     switch = {"disabled": OFF, "enabled": ON, "adaptive": ON}
     if isinstance(thinking, Mapping) and thinking.get("type") in switch:
         return Asked(switch[thinking["type"]], "thinking")
-    if isinstance(enabled := body.get("enable_thinking"), bool):
-        return Asked(ON if enabled else OFF, "enable_thinking")
+    for enabled, path in (
+        (within.get("enabled"), "reasoning.enabled"),
+        (body.get("enable_thinking"), "enable_thinking"),
+    ):
+        if isinstance(enabled, bool):
+            return Asked(ON if enabled else OFF, path)
     return Asked()
 
 

@@ -40,19 +40,14 @@ _USED = frozenset(
     {"reasoning_effort", "reasoning", "reasoningEffort", "thinking", "enable_thinking"}
     | {"user", "metadata", "prompt_cache_key", "promptCacheKey"}
 )
+_MEMBERS = {"reasoning": {"effort", "enabled"}, "thinking": {"type"}}  # of fields in use, those that are looked at
 _HARMLESS = (None, False, "auto")  # values that ask for nothing
 _unsafe = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
 def unused(request: ChatRequest) -> Iterator[str]:
     """Yield the paths of the fields that have no effect. Raises BadRequest for one that Kiro has nothing for."""
-    for name, value in (request.model_extra or {}).items():
-        if name in REFUSED:
-            harmless, sentence = REFUSED[name]
-            if value not in harmless:
-                raise BadRequest(sentence, name)
-        elif name not in _USED and value not in _HARMLESS:
-            yield name
+    yield from _beside(request.model_extra or {})
     if request.parallel_tool_calls is False:
         yield "parallel_tool_calls"
     for place, parts in (
@@ -68,6 +63,18 @@ def unused(request: ChatRequest) -> Iterator[str]:
             for name, value in (part.model_extra or {}).items():
                 if value not in _HARMLESS:
                     yield f"{place}.{name}"
+
+
+def _beside(extra: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in extra.items():
+        if name in REFUSED:
+            harmless, sentence = REFUSED[name]
+            if value not in harmless:
+                raise BadRequest(sentence, name)
+        elif name not in _USED and value not in _HARMLESS:
+            yield name
+        elif name in _MEMBERS and isinstance(value, dict):
+            yield from (f"{name}.{key}" for key in value if key not in _MEMBERS[name])
 
 
 def listed(names: Iterable[str]) -> tuple[str, ...]:

@@ -34,7 +34,9 @@ ADAPTIVE = {"type": "adaptive", "display": "summarized"}
         ({"reasoning_effort": "default", "thinking": {"type": "disabled"}}, Asked(OFF, "thinking")),
         ({"reasoning": {"effort": "low"}}, Asked("low", "reasoning.effort")),
         ({"reasoning": {}}, Asked()),
-        ({"reasoning": "low"}, Asked("low", "reasoning.effort")),
+        ({"reasoning": "low"}, Asked("low", "reasoning")),
+        ({"reasoning": {"enabled": True}}, Asked(ON, "reasoning.enabled")),
+        ({"reasoning": {"enabled": False, "effort": "low"}}, Asked("low", "reasoning.effort")),
         ({"reasoningEffort": "maximum"}, Asked("max", "reasoningEffort")),
         ({"thinking": {"type": "enabled", "budget_tokens": 9}}, Asked(ON, "thinking")),
         ({"thinking": {"type": "odd"}}, Asked()),
@@ -54,7 +56,7 @@ def test_dialects(body, expected):
     [
         ({"reasoning_effort": 3}, "reasoning_effort"),
         ({"reasoning": {"effort": []}}, "reasoning.effort"),
-        ({"reasoning": True}, "reasoning.effort"),
+        ({"reasoning": True}, "reasoning"),
     ],
 )
 def test_an_effort_is_a_word(body, param):

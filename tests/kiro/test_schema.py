@@ -192,6 +192,7 @@ def test_references_that_double_at_each_level_end():
     [
         ({"allOf": [obj(a=TEXT), {**obj(b=COUNT), "required": ["b"]}]}, {**obj(a=TEXT, b=COUNT), "required": ["b"]}),
         ({"anyOf": [obj(a=TEXT), obj(b=COUNT)]}, obj(a=TEXT, b=COUNT)),
+        ({"oneOf": [obj(a=TEXT), obj(a=TEXT)]}, obj(a=TEXT)),
         ({"oneOf": [obj(a=TEXT), obj(a=COUNT)]}, obj(a={"anyOf": [TEXT, COUNT]})),
         (
             {**obj(k=TEXT), "required": ["k"], "oneOf": [{"required": ["a", "b"]}, {"required": ["b"]}]},
