@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from kimi_core.errors import ConfigError
+from kimi_core.origins import check
 
 CLIENT_ID = "17e5f671-d194-4dfb-9706-5516cb48c098"  # public; the same in both regions and in every official client
 MODEL_ALIAS = "kimi-for-coding"
@@ -68,7 +68,7 @@ def site_for(region: str, environ: Mapping[str, str] = os.environ) -> Site:
     if (oauth, base) == (home.oauth, home.base):
         return home
     for url in (oauth, base):
-        _check(url)
+        check(url)
     slot = "@".join(dict.fromkeys(urlsplit(url).netloc.lower().replace(":", "_") for url in (base, oauth)))
     return Site(slot, oauth, base)
 
@@ -77,10 +77,3 @@ def sites(region: str, environ: Mapping[str, str] = os.environ) -> tuple[Site, .
     """Return every site that is served: that of *region* (with its overrides) first, then the other regions."""
     first = site_for(region, environ)
     return (first, *(site for site in REGIONS.values() if site.host != first.host))
-
-
-def _check(url: str) -> None:
-    parts = urlsplit(url)
-    plain = parts.scheme == "http" and parts.hostname in LOOPBACK
-    if not parts.hostname or not (parts.scheme == "https" or plain):
-        raise ConfigError(f"{url!r} is no https address; plain http is taken only for this machine itself.")

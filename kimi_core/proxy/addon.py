@@ -25,7 +25,7 @@ from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.kimi.provider import Kimi
 from kimi_core.kiro.provider import Kiro
 from kimi_core.kiro.service import Service
-from kimi_core.proxy import commands, guard, local, options, record, replay, seal
+from kimi_core.proxy import commands, guard, local, options, record, replay, seal, takeover
 from kimi_core.proxy.control import ExchangeControl, RefusedControl
 from kimi_core.proxy.key import client_key
 from kimi_core.settings import Settings
@@ -155,6 +155,8 @@ class KimiMitm:
         if found is None:
             if on_own_port:
                 self._answer(flow, local.answer(flow.request, self.providers))
+            elif takeover.concerns(head, self.settings.openai_hosts):
+                replay.attach(flow, takeover.ReadingControl(self.settings.kimi_max_body * KIB * KIB))
             return
         provider, route = found
         try:
@@ -165,7 +167,9 @@ class KimiMitm:
         await self._begin(flow, provider, head, route)
 
     async def request(self, flow: http.HTTPFlow) -> None:
-        """Have the body rewritten."""
+        """Have the body rewritten, after a look at whether a request to another OpenAI-style host is for us."""
+        if isinstance(replay.control_of(flow), takeover.ReadingControl):
+            await self._take_over(flow)
         control = self._control(flow)
         if control is None or flow.response or flow.error:
             return
@@ -232,6 +236,24 @@ class KimiMitm:
         replay.attach(flow, control)
         self._open += 1
 
+    async def _take_over(self, flow: http.HTTPFlow) -> None:
+        """Begin an exchange for a request whose model names a provider; leave every other one as it came."""
+        replay.detach(flow)
+        found = takeover.claimed(flow.request.get_content(strict=False) or b"", self.providers)
+        if found is None or flow.response or flow.error:
+            return
+        provider, body = found
+        head = seal.head_of(flow)
+        route = provider.route(takeover.local_head(head, provider), local=True)
+        assert route is not None
+        try:
+            self._check(flow, head, route)
+        except Refused as error:
+            self._answer(flow, reply_for(error, route.dialect))
+            return
+        await self._begin(flow, provider, head, route)
+        flow.request.content = body
+
     @staticmethod
     def _answer(flow: http.HTTPFlow, reply: Reply) -> None:
         """Answer ourselves, at once; what the client sent as credentials does not stay in the flow."""
@@ -274,11 +296,9 @@ class KimiMitm:
         """Decrypt only what is served; everything else passes as it is. The user's own choice wins."""
         if not ctx.options._options["connection_strategy"].has_changed():  # noqa: SLF001 - no public way to ask
             ctx.options.update(connection_strategy="lazy")  # an answer of our own needs no connection
-        mine = (
-            []
-            if self.settings.kimi_intercept_all
-            else [rf"^{re.escape(host)}:{port}$" for provider in self.providers for host, port in provider.origins()]
-        )
+        served = [origin for provider in self.providers for origin in provider.origins()]
+        served += [(host, takeover.HTTPS) for host in self.settings.openai_hosts]
+        mine = [] if self.settings.kimi_intercept_all else [rf"^{re.escape(host)}:{port}$" for host, port in served]
         chosen = list(ctx.options.allow_hosts)
         if chosen == _shared.scope and not ctx.options.ignore_hosts and chosen != mine:
             ctx.options.update(allow_hosts=mine)

@@ -192,8 +192,8 @@ class ExchangeControl:
             flow.response.data.content = content
 
 
-class RefusedControl:
-    """For a request that was answered before its body was read: the answer goes out at once, nothing is sent on."""
+class PassingControl:
+    """A control that has nothing to say: the request goes out as it is, and its answer comes back as it is."""
 
     buffers_body = True
     max_body = 0
@@ -206,39 +206,47 @@ class RefusedControl:
         return flow.response
 
     def permit(self, flow: http.HTTPFlow, server: connection.Server) -> str | None:
-        """Keep the request here."""
-        return "the request was refused"
+        """Let the request go where it wants: nothing of ours is in it."""
+        return None
 
     def seal(self, request: http.Request) -> http.Request:
-        """Never asked: `permit` refuses."""
+        """Add nothing."""
         return request
 
     def holds(self, flow: http.HTTPFlow, response: http.Response) -> bool:
-        """Pass the answer that stands."""
+        """Let every answer pass."""
         return False
 
     def peeks(self, flow: http.HTTPFlow, response: http.Response) -> bool:
-        """Pass the answer that stands."""
+        """Let every answer pass."""
         return False
 
     def peek(self, flow: http.HTTPFlow, data: bytes) -> bool | None:
-        """Never asked."""
+        """Let every answer pass."""
         return True
 
     async def judge(self, attempt: Attempt) -> None:
         """Leave the outcome as it is."""
 
     def cut(self, flow: http.HTTPFlow, limit: Broken) -> bytes | None:
-        """Never asked."""
+        """Say nothing."""
         return None
 
     def ping(self, flow: http.HTTPFlow) -> bytes:
-        """Never asked."""
+        """Say nothing."""
         return b""
 
     def over(self, flow: http.HTTPFlow) -> bool:
-        """Never asked."""
+        """Let the answer go on."""
         return False
+
+
+class RefusedControl(PassingControl):
+    """For a request that was answered before its body was read: the answer goes out at once, nothing is sent on."""
+
+    def permit(self, flow: http.HTTPFlow, server: connection.Server) -> str | None:
+        """Keep the request here."""
+        return "the request was refused"
 
 
 def _chunk(request: http.Request, response: http.Response) -> None:

@@ -156,6 +156,11 @@ def attach(flow: http.HTTPFlow, control: Control) -> None:
     vars(flow)[_ATTRIBUTE] = control
 
 
+def detach(flow: http.HTTPFlow) -> None:
+    """Take what `attach` put there away again; the flow is then mitmproxy's own."""
+    vars(flow).pop(_ATTRIBUTE, None)
+
+
 def control_of(flow: http.HTTPFlow) -> Control | None:
     """Return what `attach` put there."""
     control: Control | None = vars(flow).get(_ATTRIBUTE)

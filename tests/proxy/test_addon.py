@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 from mitmproxy import connection, exceptions
-from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.proxy import mode_specs
 from mitmproxy.test import taddons, tflow, tutils
@@ -17,44 +16,8 @@ from kimi_core.proxy import addon as module
 from kimi_core.proxy import record, replay
 from kimi_core.proxy.addon import KimiMitm, addons
 from kimi_core.proxy.control import ExchangeControl, RefusedControl
+from tests.proxy.conftest import start
 from tests.proxy.stand_ins import SECRET, FakeExchange, FakeProvider
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A home and a data folder of the test's own."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("KIMI_MITM_DATA_DIR", str(tmp_path / "data"))
-    for name in ("KIMI_CODE_BASE_URL", "KIMI_CODE_OAUTH_HOST", "KIMI_OAUTH_HOST", "KIMI_SHARE_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(module, "_shared", module.Shared(module.ReasoningMemory(), []))
-    yield tmp_path
-    replay.uninstall()
-
-
-@pytest.fixture
-async def world(place):
-    """The addon in a mitmproxy without listeners."""
-    addon = KimiMitm()
-    with taddons.context(UpstreamAuth(), loadcore=True) as tctx:
-        _start(tctx, addon)
-        yield tctx, addon
-        addon.done()
-        await asyncio.sleep(0)
-
-
-class _Loader:
-    """Adds options without the addon that serves them."""
-
-    def __init__(self, tctx):
-        self.add_option = tctx.options.add_option
-
-
-def _start(tctx, addon):
-    """Load *addon* as mitmproxy does, without listeners."""
-    Proxyserver().load(_Loader(tctx))
-    tctx.master.addons.add(addon)
-    tctx.configure(addon)
 
 
 def _flow(path="/coding/v1/chat/completions", host="api.kimi.com", port=443, scheme="https", headers=()):
@@ -264,7 +227,7 @@ async def test_a_mitmproxy_that_does_not_fit(place, monkeypatch, caplog):
 
     monkeypatch.setattr(replay, "install", unfit)
     with taddons.context(UpstreamAuth(), loadcore=True) as tctx, caplog.at_level(logging.WARNING):
-        _start(tctx, addon := KimiMitm())
+        start(tctx, addon := KimiMitm())
         addon.done()
     assert "HttpStream.send_response" in caplog.text
 
@@ -288,7 +251,7 @@ async def test_the_users_own_scope_wins(place, chosen):
     """A scope that the user chose is not changed."""
     with taddons.context(UpstreamAuth(), loadcore=True) as tctx:
         tctx.options.update(**chosen)
-        _start(tctx, addon := KimiMitm())
+        start(tctx, addon := KimiMitm())
         assert tctx.options.allow_hosts == chosen.get("allow_hosts", [])
         addon.done()
 

@@ -2,12 +2,18 @@ import json
 import logging
 
 import pytest
+from mitmproxy.exceptions import CommandError
 
 from kimi_core.errors import NotLoggedIn
 from kimi_core.kimi.models import Catalog, Model
 from kimi_core.kimi.usage import Row, Usage
-from kimi_core.proxy.commands import KimiCommands, report
+from kimi_core.kiro import usage
+from kimi_core.kiro.provider import Kiro
+from kimi_core.kiro.records import UsageRecord
+from kimi_core.proxy.commands import KimiCommands, KiroCommands, report
 from tests.kimi.stand_ins import NOW, FakeSession
+from tests.kiro.pool_accounts import ms
+from tests.kiro.service_stand_ins import World, social
 
 
 class Home:
@@ -84,3 +90,75 @@ async def test_a_failure_is_one_line_with_what_to_do(world, caplog):
     with caplog.at_level(logging.WARNING):
         await report(started.pop())
     assert caplog.messages == ["No login. Run `kimi-mitm login kimi`."]
+
+
+# --- Kiro ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kiro(tmp_path):
+    """The commands, the accounts they speak of, and what they started."""
+    started = []
+    accounts = (
+        social("a", usage=UsageRecord(used=10, limit=50)),
+        social("b"),
+        social("c", cooldown_until=ms(60), last_error="rate_limited"),
+    )
+    world = World(tmp_path, *accounts)
+    world.tokens.insist = world.tokens.fresh
+    provider = Kiro(world.service)
+    return KiroCommands(lambda: provider, lambda work, _name: started.append(work)), world, started
+
+
+def test_accounts_say_who_serves_and_who_does_not(kiro):
+    """The command kiro.accounts shows each account with what stands against it."""
+    commands, world, _ = kiro
+    assert commands.accounts().splitlines() == [
+        "label a: active",
+        "label b: ready",
+        "label c: cooling down, 60 s (rate_limited)",
+    ]
+    world.store()
+    assert "kimi-mitm login kiro" in commands.accounts()
+
+
+async def test_another_account_can_be_made_the_active_one(kiro):
+    """The command kiro.use takes a label or the beginning of an id; what names none is refused."""
+    commands, world, _ = kiro
+    assert "label b" in commands.use("label b")
+    await world.service.settle()
+    assert world.service.accounts().active_account_id == "b"
+    with pytest.raises(CommandError):
+        commands.use("nobody")
+
+
+async def test_kiro_usage_follows_in_the_log(kiro, caplog, monkeypatch):
+    """The command kiro.usage shows what is known; fresh answers for each account come into the log."""
+    commands, _, started = kiro
+
+    async def fetch(_caller, _account_id, now_ms):
+        return usage.Usage((usage.Pot("plan", 12, 50),), "PRO", None, now_ms)
+
+    monkeypatch.setattr(usage, "fetch", fetch)
+    assert commands.usage() == "label a: 40 of 50 credits left"
+    assert len(started) == 3
+    with caplog.at_level(logging.WARNING):
+        for work in started:
+            await report(work)
+    assert "label a: 12 of 50" in caplog.text
+
+
+def test_kiro_models_are_listed(kiro):
+    """The command kiro.models shows the models of all accounts."""
+    assert "claude-sonnet-4.5" in kiro[0].models()
+
+
+async def test_kiro_refresh_tells_its_outcome(kiro, caplog):
+    """The command kiro.refresh refreshes every login and says how long each is good for."""
+    commands, _, started = kiro
+    assert "follows in the log" in commands.refresh()
+    with caplog.at_level(logging.WARNING):
+        for work in started:
+            await report(work)
+    assert caplog.text.count("refreshed") == 3
+    assert "fake-access" not in caplog.text
