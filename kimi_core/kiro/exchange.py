@@ -170,7 +170,8 @@ class KiroExchange(Exchange):
             usage=translated.wants_usage,
         )
         stream = ChatStream(writer, self._answer_options(), self.story, self._remember)
-        return AnswerHead(OK, Headers([*EVENT_STREAM, *self._extra()])), stream
+        watched = self._service.previews.answer(self.attempt.label, stream)
+        return AnswerHead(OK, Headers([*EVENT_STREAM, *self._extra()])), watched
 
     def collects(self, head: AnswerHead) -> bool:
         """Read an answer whole for a client that does not stream."""
@@ -326,6 +327,7 @@ class KiroExchange(Exchange):
             body=self._translated.body(place.profile_arn),
             label=label(account),
         )
+        self._service.previews.request(self.attempt.label, self.attempt.body or b"")
         return self.attempt
 
     def _untried(self) -> int:

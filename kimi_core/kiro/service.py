@@ -23,6 +23,7 @@ from kimi_core.kiro.accounts import Account, Accounts, Registry
 from kimi_core.kiro.auth import Tokens
 from kimi_core.kiro.catalog import Catalog
 from kimi_core.kiro.constants import Endpoints
+from kimi_core.kiro.debug import Previews
 from kimi_core.kiro.health import Event, Obstacle, Outcome
 from kimi_core.kiro.identity import KiroIdentity
 from kimi_core.kiro.management import Caller
@@ -60,6 +61,7 @@ class Service:
         self.catalogs = models.Catalogs(folder)
         self.conversations = pool.Conversations()
         self.turns = TurnMemory()
+        self.previews = Previews(environ)
         self.in_flight: Counter[str] = Counter()
         self._freed = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
