@@ -15,8 +15,16 @@ from kimi_core.errors import BadRequest
 LEVELS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")  # upwards
 OFF = "none"
 ON = ""  # think, as much as the model likes
-_SPELLINGS = {"off": OFF, "disabled": OFF, "false": OFF, "extra-high": "xhigh", "maximum": "max"}
-_SILENT = frozenset({"auto", "default"})  # the same as to say nothing
+_SPELLINGS = {
+    "off": OFF,
+    "disabled": OFF,
+    "false": OFF,
+    "on": ON,
+    "enabled": ON,
+    "extra-high": "xhigh",
+    "maximum": "max",
+}
+_SILENT = frozenset({"", "auto", "default"})  # the same as to say nothing
 
 _EFFORT_FIELDS = (("output_config", "effort"), ("reasoning", "effort"))  # Claude from 4.6 on, GPT-5.6
 TAG_LENGTHS = {
@@ -59,16 +67,19 @@ class Effort:
 def asked(body: Mapping[str, Any]) -> Asked:
     """Return what a request asks for in any of the dialects; the first that says something counts.
 
-    ``reasoning_effort``, ``reasoning.effort``, ``reasoningEffort``, then the switches ``thinking.type``,
-    ``reasoning.enabled``, ``enable_thinking``. Raises BadRequest.
+    ``reasoning_effort``, ``reasoning.effort``, ``reasoningEffort``, ``thinking.effort``, then the switches
+    ``thinking.type``, ``reasoning.enabled``, ``enable_thinking``. Raises BadRequest.
     """
     nested = body.get("reasoning")
+    thinking = body.get("thinking")
+    thinking = thinking if isinstance(thinking, Mapping) else {}
     within = nested if isinstance(nested, Mapping) else {}
     spoken = (
         (body.get("reasoning_effort"), "reasoning_effort"),
         (within.get("effort"), "reasoning.effort"),
         (None if within is nested else nested, "reasoning"),
         (body.get("reasoningEffort"), "reasoningEffort"),
+        (thinking.get("effort"), "thinking.effort"),
     )
     for value, path in spoken:
         if value is None:
@@ -78,10 +89,9 @@ def asked(body: Mapping[str, Any]) -> Asked:
         word = value.strip().lower()
         if word not in _SILENT:
             return Asked(_SPELLINGS.get(word, word), path)
-    thinking = body.get("thinking")
     switch = {"disabled": OFF, "enabled": ON, "adaptive": ON}
-    if isinstance(thinking, Mapping) and thinking.get("type") in switch:
-        return Asked(switch[thinking["type"]], "thinking")
+    if isinstance(kind := thinking.get("type"), str) and kind in switch:
+        return Asked(switch[kind], "thinking")
     for enabled, path in (
         (within.get("enabled"), "reasoning.enabled"),
         (body.get("enable_thinking"), "enable_thinking"),

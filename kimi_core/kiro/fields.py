@@ -40,7 +40,10 @@ _USED = frozenset(
     {"reasoning_effort", "reasoning", "reasoningEffort", "thinking", "enable_thinking"}
     | {"user", "metadata", "prompt_cache_key", "promptCacheKey"}
 )
-_MEMBERS = {"reasoning": {"effort", "enabled"}, "thinking": {"type"}}  # of fields in use, those that are looked at
+_MEMBERS = {
+    "reasoning": {"effort", "enabled"},
+    "thinking": {"type", "effort"},
+}  # of fields in use, those that are looked at
 _HARMLESS = (None, False, "auto")  # values that ask for nothing
 _unsafe = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 

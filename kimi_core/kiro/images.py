@@ -13,7 +13,8 @@ from typing import Any
 from kimi_core.errors import BadRequest
 
 MAX_IMAGES = 10  # per message (service model, official client)
-MAX_BYTES = 10 * 1024 * 1024  # of one image, decoded (official client)
+MIB = 1024 * 1024
+MAX_BYTES = 10 * MIB  # of one image, decoded (official client)
 FORMATS = {"image/png": "png", "image/jpeg": "jpeg", "image/jpg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
 """Media type -> format on the wire."""
 
@@ -53,7 +54,10 @@ def image(url: str, path: str) -> Image:
     if not data:
         raise BadRequest("The image is empty.", path)
     if len(data) > MAX_BYTES:
-        raise BadRequest(f"The image has {len(data)} bytes; Kiro takes {MAX_BYTES} at the most.", path)
+        # no exact numbers: a client may take the 500 in one for a status, and ask again
+        raise BadRequest(
+            f"The image has {len(data) / MIB:.1f} MiB; Kiro takes {MAX_BYTES / MIB:.1f} at the most.", path
+        )
     found = next((name for magic, name in _MAGIC if magic.match(data)), named)
     if found is None:
         raise BadRequest(

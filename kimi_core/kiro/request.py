@@ -32,6 +32,8 @@ from kimi_core.wire.lossless import dump
 _BEYOND_ASCII = bytes(range(0x80, 0x100))
 _NO_BEGINNINGS = bytes(range(0xC0))  # bytes that begin no character of two bytes or more (UTF-8)
 
+MIB = 1024 * 1024
+MILLION = 1_000_000
 ACKNOWLEDGEMENT = "OK."
 MAX_HISTORY = 10_000  # turns (official client)
 OTHER_WEIGHT = 8  # what a character beyond ASCII weighs against the service's limit of 1.28 to 1.36 million (§3.5)
@@ -228,7 +230,7 @@ class _Translation:
         turns = _with_system(conversation)
         if len(turns) > MAX_HISTORY:
             raise ContextExceeded(
-                f"The conversation has {len(turns)} turns and exceeds the maximum context length of {MAX_HISTORY}."
+                f"The conversation has more than {MAX_HISTORY} turns and exceeds the maximum context length."
             )
         *past, current = [written(turn, toolset.names, origin) for turn in turns]
         message = current["userInputMessage"]
@@ -260,8 +262,9 @@ class _Translation:
         weight, limit = plain + OTHER_WEIGHT * other, self._options.max_weight
         if limit and weight > limit:
             raise ContextExceeded(
-                f"The prompt is too long: its {len(document)} bytes weigh {weight}, which exceeds the maximum context "
-                f"length of {limit} (kiro_max_weight)."
+                # no exact numbers: a client may take the 500 in one for a status, and ask again
+                f"The prompt is too long: its {len(document) / MIB:.2f} MiB weigh {weight / MILLION:.2f} million and "
+                f"exceed the maximum context length of {limit / MILLION:.2f} million (kiro_max_weight)."
             )
         return weight, round(plain * ASCII_TOKENS + other * OTHER_TOKENS)
 

@@ -69,7 +69,8 @@ def test_what_is_no_image_is_refused(address, word):
 def test_an_image_may_have_ten_mebibytes(monkeypatch):
     """The bound itself fits; the refusal says both numbers."""
     assert images.MAX_BYTES == 10 * 1024 * 1024
-    monkeypatch.setattr(images, "MAX_BYTES", 12)
-    assert image(url(BYTES["png"]), "p")
-    with pytest.raises(BadRequest, match="13 bytes; Kiro takes 12"):
-        image(url(BYTES["png"] + b"."), "p")
+    monkeypatch.setattr(images, "MAX_BYTES", images.MIB)
+    fits = BYTES["png"].ljust(images.MIB, b".")
+    assert image(url(fits), "p")
+    with pytest.raises(BadRequest, match=r"has 1\.0 MiB; Kiro takes 1\.0"):
+        image(url(fits + b"."), "p")

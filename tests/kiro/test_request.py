@@ -1,5 +1,6 @@
 import contextlib
 import json
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,7 +11,9 @@ from kimi_core.kiro import history, request
 from kimi_core.kiro.catalog import FALLBACK, ModelInfo
 from kimi_core.kiro.failures import ContextExceeded
 from kimi_core.kiro.request import RequestOptions, translate
+from tests.kimi import recordings
 from tests.servers.kiro_validator import Rules, violations
+from tests.wire.retry_words import RETRY_WORDS
 
 ID = "5f0c0000-0000-4000-8000-000000000000"
 ARN = "arn:aws:codewhisperer:us-east-1:638616132270:profile/AAAACCCCXXXX"
@@ -267,6 +270,7 @@ def test_refusals_name_the_field(fields, param):
     )
     assert path == param
     assert sentence.endswith(".")
+    assert not RETRY_WORDS.search(sentence)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +460,9 @@ def test_a_guard_of_size_is_a_choice():
     body = chat(say("user", "a" * 1000))
     weight = go(body).weight
     assert go(body, max_weight=weight)
-    with pytest.raises(ContextExceeded, match=rf"bytes weigh {weight}.*maximum context length of {weight - 1}"):
+    with pytest.raises(
+        ContextExceeded, match=r"0\.00 MiB weigh 0\.00 million and exceed the maximum context length of 0\.00 million"
+    ):
         go(body, max_weight=weight - 1)
 
 
@@ -662,3 +668,12 @@ def test_anything_else_is_refused_in_words(document):
         document = {"model": "m", "messages": [{"role": "user", "content": "x"}], **document}
     with contextlib.suppress(BadRequest):
         go(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("recording", recordings.chats(recordings.OPENCODE), ids=lambda recording: recording.case)
+def test_what_opencode_sends_is_taken_as_it_is(recording):
+    """Every recorded request of a real client; the recordings lack the ends of images and some of the tools."""
+    made = go(re.sub(r"(data:image/png;base64,)[^\"]*", rf"\g<1>{PIXEL}", recording.raw.decode()).encode())
+    assert not made.repairs.keys() - {"schema-keyword-dropped", "tool-stub-added"}
+    assert set(made.ignored) <= {"temperature", "topP", "extra_field", "messages[].reasoning_content"}
+    assert made.wants_stream

@@ -76,6 +76,7 @@ def test_the_root_is_an_object(schema):
         ("$ref", "other.json", 1),
         ("$ref", "#anchor", 1),
         ("$ref", "#/nowhere", 1),
+        ("$ref", "#/type/x", 1),
         ("$ref", 3, 0),
         ("required", None, 0),
         ("required", [], 0),
