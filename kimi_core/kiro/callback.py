@@ -100,8 +100,8 @@ class _Door:
 
     async def enter(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is not None:
-            self.open.add(task)
+        assert task is not None  # a coroutine that runs is in one
+        self.open.add(task)
         self.seen += 1
         settle: Callable[[], None] | None = None
         try:
@@ -117,8 +117,7 @@ class _Door:
             writer.close()
             if settle is not None and not self.result.done():
                 settle()
-            if task is not None:
-                self.open.discard(task)
+            self.open.discard(task)
 
     async def leave(self) -> None:
         """End what is still open; the one that was let in has its page."""

@@ -26,7 +26,8 @@ from typing import Any
 from kimi_core.errors import LoginDead, StoreError
 from kimi_core.exchange import Headers
 from kimi_core.kiro import sources
-from kimi_core.kiro.accounts import LOGIN_FIELDS, Account, Accounts, Registry
+from kimi_core.kiro.account import LOGIN_FIELDS
+from kimi_core.kiro.accounts import Account, Accounts, Registry
 from kimi_core.kiro.auth_errors import AccountDead, NoAccount
 from kimi_core.kiro.constants import Endpoints
 from kimi_core.kiro.records import ForkRecord

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kimi_core.kiro import ide_store, kiro_cli_store, opencode_store
-from kimi_core.kiro.accounts import LOGIN_FIELDS, Account, new_id
+from kimi_core.kiro.account import LOGIN_FIELDS
+from kimi_core.kiro.accounts import Account, new_id
 from kimi_core.kiro.records import Source
 from kimi_core.kiro.stores import Surroundings, Token, Unreadable
 from kimi_core.tokens import digest

@@ -106,7 +106,7 @@ class Importer:
         if person is not None:
             candidate = candidate.model_copy(update={"user_id": person.user_id, "email": person.email})
         if shared:
-            made = candidate.model_copy(update={"source": source, **NO_TOKENS, **_identity(candidate)})
+            made = candidate.model_copy(update={"source": source, "identity_hash": digest(secret), **NO_TOKENS})
             stored = await self.registry.aupdate(lambda now: _share(now, made, self.clock))
             return _line(place, token, "shared", "It is read from there each time.", stored.id)
         twin = next((account for account in accounts.accounts if account.is_twin_of(candidate)), None)
@@ -149,7 +149,9 @@ def identify(accounts: Accounts, account_id: str, person: Person) -> str:
     account = accounts.get(account_id)
     if account is None:
         return account_id
-    known = account.model_copy(update={"user_id": person.user_id, "email": person.email or account.email})
+    email = person.email or account.email
+    label = email if email and account.label in {account.placeholder, account.email} else account.label
+    known = account.model_copy(update={"user_id": person.user_id, "email": email, "label": label})
     twin = next((other for other in accounts.accounts if other.id != account_id and other.is_twin_of(known)), None)
     if twin is None:
         accounts.put(known)
@@ -175,12 +177,6 @@ def _could_be(candidate: Account, accounts: Accounts) -> bool:
         and account.start_url in {None, candidate.start_url}
         for account in accounts.accounts
     )
-
-
-def _identity(candidate: Account) -> dict[str, str]:
-    """Return what tells a shared account apart, whose tokens are not kept."""
-    secret = candidate.refresh_token or candidate.access_token
-    return {"identity_hash": digest(secret)}
 
 
 def _share(accounts: Accounts, made: Account, clock: Callable[[], float]) -> Account:

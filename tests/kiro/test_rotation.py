@@ -266,6 +266,22 @@ async def test_a_removal_during_a_rejection_stays(bench):
     assert bench.get(two).state == "ok"
 
 
+async def test_a_login_during_a_rejection_is_not_marked(bench, monkeypatch):
+    """A login that is stored between the last look and the mark is not marked for the old one's failure."""
+    one = stored(bench.folder, account(left=-1))
+    bench.answers = [AccountDead("no")]
+    real = Registry.aupdate
+
+    async def late(self, change):
+        self.update(lambda accounts: accounts.put(one.model_copy(update=pair(9))))
+        return await real(self, change)
+
+    monkeypatch.setattr(Registry, "aupdate", late)
+    with pytest.raises(AccountDead):
+        await bench.do(account_id=one.id)
+    assert (bench.get(one).refresh_token, bench.get(one).state) == ("fake-refresh-9", "ok")
+
+
 async def test_counters_written_meanwhile_survive(bench):
     """Requests that are counted while a refresh runs are not lost by its write."""
     one = stored(bench.folder, account(left=-1))

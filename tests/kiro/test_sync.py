@@ -303,7 +303,31 @@ def test_identifying_an_account_unites_it_with_its_users(bench):
     now = registry.load()
     assert [one.id for one in now.accounts] == [first.id, third.id]
     assert now.get(first.id).refresh_token == "fake-refresh-2"
-    assert now.get(third.id).email == "c@fake.test"
+    assert (now.get(third.id).email, now.get(third.id).label) == ("c@fake.test", "c@fake.test")
+
+
+async def test_a_label_of_the_users_own_stays(bench):
+    """Learning whose an account is renames only what had no name."""
+    one = stored(bench.registry.folder, account(1, label="work"))
+    bench.registry.update(lambda accounts: identify(accounts, one.id, Person("u1", "a@fake.test")))
+    assert bench.accounts[0].label == "work"
+
+
+async def test_an_account_that_is_removed_meanwhile_is_not_brought_back(bench):
+    """A removal while the service is asked whose a login is stands."""
+    bench.logs_in(user="u1")
+    await bench.sync()
+    bench.logs_in(user="u1")
+
+    async def remove(one):
+        bench.registry.update(lambda accounts: accounts.remove(accounts.accounts[0].id))
+        return Person("u1")
+
+    taken = bench.accounts
+    importer = Importer(bench.registry, bench.tokens, remove, lambda: bench.now)
+    (line,) = await importer.run(sources.discover(bench.around))
+    assert (line.outcome, line.account_id) == ("known", taken[0].id)
+    assert bench.accounts == []
 
 
 async def test_a_token_of_ours_is_recognised_in_another_program(bench):
