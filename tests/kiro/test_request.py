@@ -58,6 +58,7 @@ def go(body, *, model="claude-sonnet-4.6", recall=history.nothing_recalled, **op
         options=RequestOptions(**options),
         recall=recall,
     )
+    assert made.repairs.keys() <= request.REPAIRS.keys()
     assert violations(json.loads(made.body(ARN)), RULES if FALLBACK.find(made.model_id) else Rules()) == []
     return made
 
