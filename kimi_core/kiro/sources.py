@@ -20,9 +20,9 @@ from kimi_core.tokens import digest
 API_KEY = "KIRO_API_KEY"
 ENVIRONMENT = "environment"
 NAMES = {  # for people
+    opencode_store.KIND: "opencode's multi-kiro.json",
     kiro_cli_store.KIND: "kiro-cli",
     ide_store.KIND: "Kiro IDE",
-    opencode_store.KIND: "opencode's multi-kiro.json",
     opencode_store.DATABASE_KIND: "opencode's kiro.db",
     ENVIRONMENT: API_KEY,
 }
@@ -75,10 +75,14 @@ KEPT_BY_US = frozenset({"email", "user_id", "refreshed_at"})  # no store of anot
 
 
 def _paths(around: Surroundings) -> list[tuple[str, Path | str]]:
+    """Return every place with its kind, in the order of import.
+
+    The plugin's accounts come first: it made them from kiro-cli's tokens, which may have been spent for that.
+    """
     finders: dict[str, Callable[[Surroundings], tuple[Path, ...]]] = {
+        opencode_store.KIND: opencode_store.paths,
         kiro_cli_store.KIND: kiro_cli_store.paths,
         ide_store.KIND: ide_store.paths,
-        opencode_store.KIND: opencode_store.paths,
         opencode_store.DATABASE_KIND: opencode_store.database_paths,
     }
     found: list[tuple[str, Path | str]] = [(kind, path) for kind, paths in finders.items() for path in paths(around)]

@@ -36,6 +36,8 @@ MIN_KILLS, MIN_REFRESHES = 4, 4
 DRAIN = 12.0  # seconds for detached refreshes to end
 MARK = "KIMI_TEST_MARK"
 
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds stray processes in /proc")
+
 WORKER = """
 import asyncio, json, pathlib, random, sys
 from kimi_core.errors import KimiMitmError
@@ -228,7 +230,7 @@ def crowd(served, tmp_path):
         crowd.drain()
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds stray processes in /proc")
+@needs_proc
 def test_kills_at_random_moments_lose_no_account(fake, crowd):
     """Processes share accounts of a service that revokes on reuse; kill -9 at random: every account stays alive."""
     seed = random.SystemRandom().randrange(1 << 32)
@@ -271,6 +273,7 @@ def test_kills_at_random_moments_lose_no_account(fake, crowd):
     assert list(crowd.folder.glob("*.damaged-*")) == []
 
 
+@needs_proc
 async def test_the_end_of_the_proxy_does_not_lose_a_rotated_token(fake, served, crowd):
     """The proxy is killed while the service holds the answer with the next refresh token: it is stored all the same."""
     one = login(fake, crowd.folder)

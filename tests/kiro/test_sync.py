@@ -1,5 +1,7 @@
 """Import of other programs' logins, against services that rotate and revoke."""
 
+import json
+
 import pytest
 
 from kimi_core.errors import AuthUnavailable
@@ -231,8 +233,24 @@ async def test_a_store_that_cannot_be_read_is_told(bench, tmp_path):
     (folder / "multi-kiro.json").write_text("half")
     bench.logs_in()
     lines = await bench.sync()
-    assert outcomes(lines) == ["forked", "unreadable"]
-    assert lines[1].place == "opencode's multi-kiro.json"
+    assert outcomes(lines) == ["unreadable", "forked"]
+    assert lines[0].place == "opencode's multi-kiro.json"
+
+
+async def test_a_plugins_account_goes_before_the_token_it_was_made_from(bench, tmp_path):
+    """The plugin spent kiro-cli's token for its own: that one is taken over, and the spent one left alone."""
+    spent = bench.logs_in(user="u1")
+    (family,) = bench.fake.families
+    theirs = bench.fake._issue(family)
+    row = {"id": "x", "access_token": theirs["accessToken"], "refresh_token": theirs["refreshToken"]}
+    row |= {"expires_at": int((bench.now + 3600) * 1000), "auth_method": "desktop", "region": "us-east-1"}
+    folder = tmp_path / ".config" / "opencode"
+    folder.mkdir(parents=True)
+    (folder / "multi-kiro.json").write_text(json.dumps({"accounts": [row]}))
+    assert outcomes(await bench.sync()) == ["forked", "known"]
+    assert bench.fake.reuses == 0
+    assert bench.fake.valid(bench.accounts[0].access_token)
+    assert not bench.fake.alive(spent["refreshToken"])
 
 
 async def test_shared_logins_spend_nothing(bench):

@@ -98,7 +98,6 @@ class FakeAws:
         self.reuses = 0
         self.rejections = 0
         self.wrong_service = 0
-        self.logouts: list[str] = []
         self.families: list[Family] = []
         self.clients: dict[str, tuple[str, float]] = {}
         self._device_codes: dict[str, str] = {}
@@ -187,7 +186,6 @@ class FakeAws:
             ("POST", "/token", "application/json"): self._oidc_token,
             ("POST", "/refreshToken", "application/json"): self._desktop_refresh,
             ("POST", "/oauth/token", "application/json"): self._social_token,
-            ("POST", "/logout", "application/json"): self._logout,
             ("POST", "/idp/token", form): self._idp_token,
             ("GET", "/signin", ""): self._signin,
         }
@@ -293,12 +291,6 @@ class FakeAws:
             return _problem(401, "", "invalid_grant")
         assert urlsplit(back).hostname == "localhost"
         return 200, self.login("desktop"), {}
-
-    def _logout(self, seen: Seen) -> Answer:
-        self.logouts.append(seen.data.get("refreshToken", ""))
-        for family in self.families:
-            family.revoked |= family.refresh == seen.data.get("refreshToken")
-        return 200, {}, {}
 
     async def _spend(self, service: str, token: str, client: str) -> Answer:
         family = next((f for f in self.families if token == f.refresh or token in f.used), None)
