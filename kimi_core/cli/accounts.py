@@ -207,7 +207,13 @@ def _set_profile(registry: Registry, chosen: list[Account], word: str | None, ar
         raise ConfigError("--profile is for one account: name it.")
     if arn_region(arn) is None:
         raise ConfigError(f"{arn!r} is no profile; they look like arn:aws:codewhisperer:us-east-1:…:profile/….")
-    registry.update(lambda stored: [stored.put(with_profile(one, arn)) for one in chosen])
+
+    def change(stored: Accounts) -> None:
+        for one in chosen:
+            if (account := stored.get(one.id)) is not None:  # as it is now: its tokens may have been renewed
+                stored.put(with_profile(account, arn))
+
+    registry.update(change)
 
 
 async def _refresh_all(service: Service, chosen: list[Account]) -> dict[str, KimiMitmError | None]:

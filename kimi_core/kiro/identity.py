@@ -143,7 +143,7 @@ LOGIN_FIELDS: Mapping[str, tuple[str, str]] = {
     "api_key": ("tokentype", "API_KEY"),
     "external_idp": ("TokenType", "EXTERNAL_IDP"),
 }
-LOGIN_OPERATIONS = ("generate", "usage")
+SOME_OPERATIONS = ("generate", "usage")  # the only ones that take the field of an external login
 
 _CLI_OS = {"Darwin": "macos", "Windows": "windows"}  # in the words of aws-sdk-rust; all else is linux
 _IDE_OS = {"Darwin": "darwin", "Windows": "win32"}  # in node's
@@ -186,7 +186,8 @@ class KiroIdentity:
             for name, value in TABLES[self.name][operation]
         ]
         out = Headers((name, value) for name, value in pairs if value is not None)
-        more = LOGIN_FIELDS.get(auth_method) if operation in LOGIN_OPERATIONS else None
+        everywhere = auth_method == "api_key" and operation != "refresh"
+        more = LOGIN_FIELDS.get(auth_method) if everywhere or operation in SOME_OPERATIONS else None
         return out.plus(more) if more else out
 
 

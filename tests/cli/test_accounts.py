@@ -182,7 +182,7 @@ def test_refresh_of_a_dead_login(kiro):
     assert result.exit_code == 3
     assert "a@b.example: " in result.stdout
     assert "kimi-mitm login kiro" in result.stdout
-    assert "c@d.example serves requests" in plain(result)
+    assert "d-fake-user-2@example.test serves requests" in plain(result)
     assert kiro.json("accounts", "refresh", "a@b.example")["accounts"][0]["refresh"]["code"] == "login_dead"
 
 
@@ -212,7 +212,7 @@ def test_the_profile_of_an_organisation(kiro):
     found = kiro.json("accounts", "refresh", "a@b.example", "--profile", OWN)["accounts"][0]
     assert (found["profile_arn"], found["region"], found["state"]) == (OWN, "eu-central-1", "ready")
     assert kiro("accounts", "refresh", "--profile", OWN).exit_code == 2
-    assert kiro("accounts", "refresh", "a@b.example", "--profile", "x").exit_code == 2
+    assert kiro("accounts", "refresh", found["id"], "--profile", "x").exit_code == 2
 
 
 # --- sync -------------------------------------------------------------------------------------------------------------
@@ -268,6 +268,8 @@ def test_sync_of_an_api_key(kiro):
     assert result.exit_code == 0
     assert "ksk_fake" not in kiro.document.read_text()
     assert kiro.accounts[0]["auth_method"] == "api_key"
+    assert result.stderr == ""
+    assert kiro("models", "kiro").exit_code == kiro("usage", "kiro").exit_code == 0
 
 
 def test_sync_where_there_is_nothing(kiro):

@@ -186,6 +186,14 @@ def test_nothing_useful_pasted(kiro, pasted):
     assert (result.exit_code, "No address" in result.stderr) == (1, True)
 
 
+def test_a_page_on_a_machine_without_a_screen(kiro, free_port, monkeypatch):
+    """Nothing is opened; the address is shown, and who does not come in time is told so."""
+    monkeypatch.setattr(callback.Listener.wait, "__kwdefaults__", {"seconds": 0.01})
+    result = kiro("login", "kiro", "--social", "google")
+    assert (result.exit_code, "in a browser on this machine" in result.stdout, kiro.browsed) == (1, True, [])
+    assert "in time" in result.stderr
+
+
 def test_the_portal_leads_to_aws(kiro, free_port):
     """Who chooses AWS on Kiro's page goes on with a code."""
     everybody(kiro, BUILDER)
@@ -206,7 +214,7 @@ def test_logout_of_the_only_account(kiro):
     account = kiro.account(email="a@b.example")
     result = kiro("logout", "kiro")
     assert (result.exit_code, "a@b.example is removed" in result.stdout) == (0, True)
-    assert (kiro.accounts, kiro.aws.logouts) == ([], [])
+    assert (kiro.accounts, kiro.aws.seen) == ([], [])
     assert kiro.aws.alive(account["refresh_token"])
     assert kiro.json("logout", "kiro") == {"removed": None}
 

@@ -124,3 +124,11 @@ def test_ctrl_c_in_any_command(monkeypatch, as_json, tmp_path):
 
     result = CliRunner().invoke(wait, ["--confdir", str(tmp_path), *(["--json"] if as_json else [])])
     assert (result.exit_code, result.stdout, result.stderr.strip()) == (130, "", "Interrupted.")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(None, "—"), (200_000, "200k"), (1_000_000, "1M"), (128_500, "128,500"), (999, "999")]
+)
+def test_thousands(count, text):
+    """Numbers of tokens are short where they are round, and exact where they are not."""
+    assert formats.thousands(count) == text

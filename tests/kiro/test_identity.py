@@ -106,6 +106,7 @@ def test_systems(system, cli, ide):
     [
         ("api_key", "generate", "API_KEY"),
         ("api_key", "usage", "API_KEY"),
+        ("api_key", "models", "API_KEY"),
         ("external_idp", "generate", "EXTERNAL_IDP"),
         ("external_idp", "models", None),
         ("desktop", "generate", None),
