@@ -239,6 +239,8 @@ class Exchange(Protocol):
     """True: the whole body is read and given to `prepare`. False: it is streamed past, `attempt` stands."""
     max_body: int
     """Bytes of body that are read at the most when `buffers_body`."""
+    peek_limit: int = 64 * 1024
+    """Bytes of an answer after which it is relayed although `peek` does not know yet."""
     max_attempts: int = 3
     """How often a request is sent at the most: once, after a lost connection, and after a refresh."""
 
@@ -250,10 +252,11 @@ class Exchange(Protocol):
         """Tell whether this answer is kept from the client until it is judged."""
         ...
 
-    def peek(self, head: AnswerHead, data: bytes) -> bool | None:
+    def peek(self, head: AnswerHead, data: bytes | bytearray, *, ended: bool) -> bool | None:
         """Judge an answer that is not held by its first bytes: False = a failure, hold it; None = more bytes.
 
-        Asked with b"" first: True then means that the head says enough, and the answer streams at once.
+        *data* is all that has come, decoded; *ended* says that no more will. Asked with b"" first: True then means that
+        the head says enough, and the answer streams at once.
         """
         return True
 

@@ -137,6 +137,13 @@ class Settings(BaseModel):
             "accounts file says."
         ),
     ] = ""
+    kiro_sync: Annotated[
+        bool,
+        Field(
+            description="Take over logins of kiro-cli, the Kiro IDE and opencode's Kiro plugins at start, each once, "
+            "as `kimi-mitm accounts sync` does."
+        ),
+    ] = False
     kiro_concurrency: Annotated[
         int,
         Field(ge=0, description="Requests that a Kiro account may have at a time; 0 = any number."),
@@ -166,6 +173,21 @@ class Settings(BaseModel):
             "words in the prompt where it lists none, off = not at all."
         ),
     ] = "native"
+    kiro_forced_tools: Annotated[
+        Literal["refuse", "prompt"],
+        Field(
+            description="What becomes of a tool_choice that forces a call, which Kiro cannot do: refuse = a 400, prompt = "
+            "it is asked for in words."
+        ),
+    ] = "refuse"
+    kiro_max_weight: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Refuse a request to Kiro whose text weighs more (a byte of ASCII 1, any other character 8) as "
+            "too long for the context; 0 = let Kiro decide.",
+        ),
+    ] = 0
     openai_hosts: Annotated[
         list[str],
         Field(

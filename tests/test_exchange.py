@@ -81,7 +81,7 @@ def test_what_a_provider_does_not_need_is_answered_plainly():
         prepare = holds = converter = judge = refuse = silence = None
 
     exchange, head = Plain(), AnswerHead(200, Headers())
-    assert exchange.peek(head, b"") is True
+    assert exchange.peek(head, b"", ended=False) is True
     assert not exchange.collects(head)
     assert exchange.collected(head, b"x").body == b"x"
     assert exchange.ping() == b""

@@ -12,10 +12,7 @@ import logging
 import re
 import uuid
 from dataclasses import replace
-from typing import Any
 from urllib.parse import urlsplit
-
-from pydantic_core import from_json
 
 from kimi_core.conversation import conversation_key
 from kimi_core.errors import AuthError, AuthUnavailable, BadRequest, KimiMitmError, StoreError
@@ -40,6 +37,7 @@ from kimi_core.kiro import health, pool, profile, request, verdict
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.catalog import ModelInfo
 from kimi_core.kiro.converter import ChatStream, Peek, collect, first_failure
+from kimi_core.kiro.events import Failure
 from kimi_core.kiro.health import Event
 from kimi_core.kiro.profile import Place
 from kimi_core.kiro.refusals import AllUnavailable, Unreachable
@@ -56,6 +54,8 @@ SALT = "kiro"  # conversations of Kiro need not be told apart from those of othe
 KEEP_ALIVE = 15.0  # seconds of silence after which a streamed answer gets an SSE comment
 PING = b": ping\n\n"
 OK = 200
+PEEKED = 64 * 1024  # bytes of silent frames after which an answer counts as begun
+WHOLE = 16 * MIB  # bytes of an answer that are held for a client that does not stream; the longest are about 1 MiB
 EVENT_STREAM = Headers([("content-type", "text/event-stream; charset=utf-8"), ("cache-control", "no-cache")])
 ACCOUNT = "x-kimi-mitm-account"
 IGNORED = "x-kimi-mitm-ignored"
@@ -103,6 +103,7 @@ class KiroExchange(Exchange):
         self._excused: set[str] = set()  # accounts that could not be helped for want of attempts
         self._paused: dict[str, int] = {}  # account -> pauses made
         self._peeked = Peek(None)
+        self._whole: Reply | None = None
         self._served = False
 
     @property
@@ -129,7 +130,7 @@ class KiroExchange(Exchange):
     def _translate(self, body: bytes) -> None:
         read = request.read(body)
         service, settings = self._service, self._service.settings
-        key = conversation_key(self._client, _members(body), salt=SALT, prefer_parent=False)
+        key = conversation_key(self._client, read.values, salt=SALT, prefer_parent=False)
         self._conversation = key.value
         self._wanted = read.model
         _, self._model = service.catalog().resolve(read.model)
@@ -139,7 +140,11 @@ class KiroExchange(Exchange):
             model=self._model,
             identity_origin=identity.origin,
             conversation_id=key.value,
-            options=RequestOptions(reasoning=settings.kiro_reasoning),
+            options=RequestOptions(
+                reasoning=settings.kiro_reasoning,
+                forced_tools=settings.kiro_forced_tools,
+                max_weight=settings.kiro_max_weight,
+            ),
             recall=service.turns.recall(key.value),
         )
         self.story.facts.update(self._translated.facts)
@@ -151,14 +156,37 @@ class KiroExchange(Exchange):
         """Hold every answer but a 200; some of those are failures, too (`peek`)."""
         return head.status != OK
 
-    def peek(self, head: AnswerHead, data: bytes) -> bool | None:
-        """Look for an exception among the first frames, and for a JSON error under a 200."""
-        if data:
-            self._peeked = first_failure(data)
-            if self._peeked.fine:
-                self._begun_well()
-            return self._peeked.fine
-        return None
+    @property
+    def peek_limit(self) -> int:  # type: ignore[override]  # depends on whether the client streams
+        """A client that streams gets its answer as soon as it has begun well; any other one when it is whole."""
+        return PEEKED if self._translated.wants_stream else WHOLE
+
+    def peek(self, head: AnswerHead, data: bytes | bytearray, *, ended: bool) -> bool | None:
+        """Look for an exception among the first frames, and for a JSON error under a 200; a whole answer for any flaw.
+
+        A client that does not stream has seen nothing of an answer until its end, so that any flaw in it leads to the
+        next attempt.
+        """
+        if not self._translated.wants_stream:
+            return self._sound(bytes(data)) if ended else None
+        if not data and not ended:
+            return None
+        self._peeked = first_failure(bytes(data), ended=ended)
+        if self._peeked.fine:
+            self._begun_well()
+        return self._peeked.fine
+
+    def _sound(self, body: bytes) -> bool:
+        """Tell whether a whole answer is a good one, and keep what it becomes."""
+        story = Story("kiro", dict(self.story.facts))
+        done = collect(body, self._completion(), self._answer_options(), story, on_end=self._remember)
+        if done.error is not None:
+            self._peeked = Peek(fine=False, failure=done.failure or Failure(type(done.error).__name__, str(done.error)))
+            return False
+        self.story.facts.update(story.facts)
+        self._whole = done.reply
+        self._begun_well()
+        return True
 
     def converter(self, head: AnswerHead) -> tuple[AnswerHead, Converter] | None:
         """Return the stream of chunks that the client gets."""
@@ -178,12 +206,14 @@ class KiroExchange(Exchange):
         return not self._translated.wants_stream
 
     def collected(self, head: AnswerHead, body: bytes) -> Reply:
-        """Return one JSON object for a whole answer."""
-        completion = Completion(
-            completion_id=self._completion_id(), model=self._wanted, created=int(self._service.clock())
-        )
-        done = collect(body, completion, self._answer_options(), self.story, on_end=self._remember)
-        return replace(done.reply, headers=done.reply.headers.plus(*self._extra()))
+        """Return one JSON object for a whole answer; one that grew past what is held is read here."""
+        reply = self._whole
+        if reply is None:
+            reply = collect(body, self._completion(), self._answer_options(), self.story, on_end=self._remember).reply
+        return replace(reply, headers=reply.headers.plus(*self._extra()))
+
+    def _completion(self) -> Completion:
+        return Completion(completion_id=self._completion_id(), model=self._wanted, created=int(self._service.clock()))
 
     async def judge(self, answer: Answer) -> Verdict:
         """Name what failed, let the account bear its share, and choose the next attempt."""
@@ -431,12 +461,3 @@ class KiroExchange(Exchange):
 
     def _completion_id(self) -> str:
         return f"chatcmpl-{self._invocation}"
-
-
-def _members(body: bytes) -> dict[str, Any]:
-    """Return the members of the request by which conversations are told apart; it was read as an object before."""
-    try:
-        found = from_json(body)
-    except ValueError:  # half a character, which the reader of requests mends
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -114,10 +114,11 @@ class Kiro:
         }
 
     def start(self) -> str | None:
-        """Ask for the models of the active account; return the command to run where there is no account."""
+        """Look for logins to take over and for the active account's models; return the command where nobody is in."""
+        imports = self.service.want_import()
         active = self._active()
         if active is None:
-            return "kimi-mitm login kiro"
+            return None if imports else "kimi-mitm login kiro"
         self.service.want_models(active.id)
         return None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kimi_core.errors import KimiMitmError, StoreError
 from kimi_core.exchange import Headers
-from kimi_core.kiro import health, identity, models, pool, profiles, usage
+from kimi_core.kiro import health, identity, models, pool, profiles, sources, usage
 from kimi_core.kiro.accounts import Account, Accounts, Registry
 from kimi_core.kiro.auth import Tokens
 from kimi_core.kiro.catalog import Catalog
@@ -29,6 +29,9 @@ from kimi_core.kiro.identity import KiroIdentity
 from kimi_core.kiro.management import Caller
 from kimi_core.kiro.profile import needs_discovery
 from kimi_core.kiro.recall import TurnMemory
+from kimi_core.kiro.stores import Surroundings
+from kimi_core.kiro.sync import Importer
+from kimi_core.kiro.whose import Asker
 from kimi_core.outbound import Outbound
 from kimi_core.settings import Settings
 
@@ -50,13 +53,18 @@ class Service:
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         tokens: Tokens | None = None,
+        around: Surroundings | None = None,
     ) -> None:
         self.settings = settings
         self.endpoints = Endpoints.from_env(environ)
         self.clock = clock
         self.sleep = sleep
+        self.around = around or Surroundings(environ)
         self.registry = Registry(folder)
-        self.tokens = tokens or Tokens(self.registry, self._refresh_headers, outbound, self.endpoints, clock=clock)
+        self.tokens = tokens or Tokens(
+            self.registry, self._refresh_headers, outbound, self.endpoints, clock=clock, around=self.around
+        )
+        self._asker = Asker(self.endpoints, self.identity_for, outbound)
         self.caller = Caller(self.tokens, self.endpoints, self.identity_for, outbound)
         self.catalogs = models.Catalogs(folder)
         self.conversations = pool.Conversations()
@@ -214,6 +222,18 @@ class Service:
         running = self._tasks.get(f"models {account_id}")
         if running is not None:
             await asyncio.wait([running], timeout=seconds)
+
+    def want_import(self) -> bool:
+        """Take over logins of other programs, without waiting; tell whether there are any to look at.
+
+        An API key in the environment is one that the user gave us; the others are taken over by option only.
+        """
+        kinds = tuple(sources.NAMES) if self.settings.kiro_sync else (sources.ENVIRONMENT,)
+        found = sources.discover(self.around, kinds)
+        if found:
+            importer = Importer(self.registry, self.tokens, self._asker, clock=self.clock)
+            self._beside("import", lambda: importer.run(found))
+        return bool(found)
 
     def want_usage(self, account: Account) -> None:
         """See to it that an account's usage is no older than it should be, without waiting."""

@@ -98,12 +98,19 @@ class ExchangeControl:
     def peeks(self, flow: http.HTTPFlow, response: http.Response) -> bool:
         """Tell whether the first bytes of this answer decide."""
         self._head = response
-        return self.exchange.peek(seal.answer_head(response), b"") is not True
+        return self.exchange.peek(seal.answer_head(response), b"", ended=False) is not True
 
-    def peek(self, flow: http.HTTPFlow, data: bytes) -> bool | None:
+    @property
+    def peek_limit(self) -> int:
+        """Bytes after which an answer is relayed whatever it is."""
+        return self.exchange.peek_limit
+
+    def peek(self, flow: http.HTTPFlow, data: bytearray, ended: bool) -> bool | None:
         """Have the exchange judge the first bytes of an answer."""
         assert self._head is not None
-        verdict = self.exchange.peek(seal.answer_head(self._head), data)
+        encoding = self._head.headers.get("content-encoding")
+        plain = decode(bytes(data), encoding) if encoding else data
+        verdict = self.exchange.peek(seal.answer_head(self._head), plain, ended=ended)
         if verdict is False:
             self._held = self._head
         return verdict
@@ -198,6 +205,7 @@ class PassingControl:
     buffers_body = True
     max_body = 0
     max_attempts = 1
+    peek_limit = 0
     limits = Limits()
 
     def too_large(self, flow: http.HTTPFlow) -> http.Response:
@@ -221,7 +229,7 @@ class PassingControl:
         """Let every answer pass."""
         return False
 
-    def peek(self, flow: http.HTTPFlow, data: bytes) -> bool | None:
+    def peek(self, flow: http.HTTPFlow, data: bytearray, ended: bool) -> bool | None:
         """Let every answer pass."""
         return True
 

@@ -125,8 +125,16 @@ class Control(Protocol):
         """Tell by its head whether this answer is kept from the client until `peek` has seen enough of its body."""
         ...
 
-    def peek(self, flow: http.HTTPFlow, data: bytes) -> bool | None:
-        """Tell by the first bytes of the body: True relay it, False hold it and judge it, None more bytes."""
+    @property
+    def peek_limit(self) -> int:
+        """Bytes of body after which an answer whose nature is not clear by then is relayed."""
+        ...
+
+    def peek(self, flow: http.HTTPFlow, data: bytearray, ended: bool) -> bool | None:
+        """Tell by the first bytes of the body: True relay it, False hold it and judge it, None more bytes.
+
+        *data* is all that has come and must not be changed; *ended* says that no more will.
+        """
         ...
 
     async def judge(self, attempt: Attempt) -> None:

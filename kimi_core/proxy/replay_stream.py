@@ -58,7 +58,6 @@ else:  # where this module is executed again while it is enabled, the global is 
 
 HELD_BYTES = 256 * 1024  # a held answer is an error message: what is longer is cut here, and the server told so
 HELD_SECONDS = 3.0  # and one that does not end is not waited for longer than a person would
-PEEK_BYTES = 64 * 1024  # an answer whose nature is not clear by then is relayed
 LONGEST_WAKEUP = 30.0  # seconds; a pending wakeup keeps a finished stream in memory, so none is long
 
 UNCHECKED = "The connection to the service could not be checked, so nothing was sent."
@@ -107,6 +106,7 @@ class ReplayStream(StockStream):
         self._silent_for: float | None = None
         self._head: ResponseHeaders
         self._peeked: list[events.Event] = []
+        self._peeked_bytes = bytearray()
         self._wakeup: LimitWakeup | None = None
         self._wakeup_due = 0.0
 
@@ -298,20 +298,25 @@ class ReplayStream(StockStream):
         control = self._control
         assert control is not None
         self._peeked.append(event)
-        data = b"".join(part.data for part in self._peeked if isinstance(part, ResponseData))
-        ended = isinstance(event, ResponseEndOfMessage)
-        verdict = guarded(True, control.peek, self.flow, data)
+        if isinstance(event, ResponseData):
+            self._peeked_bytes += event.data
+        data, ended = self._peeked_bytes, isinstance(event, ResponseEndOfMessage)
+        verdict = guarded(True, control.peek, self.flow, data, ended)
         if verdict is False:
-            self._peeked.clear()
+            self._forget_peeked()
             self.server_state = self.state_held
-            yield from self.state_held(ResponseData(self.stream_id, data))
+            yield from self.state_held(ResponseData(self.stream_id, bytes(data)))
             if ended:
                 yield from self.server_state(event)
-        elif verdict or ended or len(data) > PEEK_BYTES:
-            peeked, self._peeked = self._peeked, []
+        elif verdict or ended or len(data) > guarded(0, lambda: control.peek_limit):
+            peeked = self._peeked
+            self._forget_peeked()
             yield from super().state_wait_for_response_headers(self._head)
             for part in peeked:
                 yield from self.server_state(part)
+
+    def _forget_peeked(self) -> None:
+        self._peeked, self._peeked_bytes = [], bytearray()
 
     def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Steps[None]:
         """Have a broken attempt judged while the client has seen nothing of it, end a broken answer in good order."""
@@ -365,7 +370,7 @@ class ReplayStream(StockStream):
         control = self._control
         assert control is not None
         yield from self._end_attempt()
-        self._peeked.clear()
+        self._forget_peeked()
         self._silent_for = None
         self.server_state = self.state_errored
         if (yield from self.check_killed(True)):

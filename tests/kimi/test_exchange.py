@@ -243,7 +243,7 @@ async def test_the_rest_of_an_exchange_is_plain():
     """Kimi's answers are judged by their head, streamed byte for byte, and hold nothing that has to be given back."""
     exchange, _ = _exchange()
     head = AnswerHead(200, SSE)
-    assert exchange.peek(head, b"") is True
+    assert exchange.peek(head, b"", ended=False) is True
     assert not exchange.collects(head)
     assert exchange.collected(head, b"x").body == b"x"
     assert exchange.ping() == b""

@@ -6,6 +6,7 @@ from kimi_core.exchange import Answer, AnswerHead, Headers, RequestHead, Route
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.exchange import KiroExchange
 from kimi_core.kiro.service import Service
+from kimi_core.kiro.stores import Surroundings
 from kimi_core.outbound import Outbound
 from kimi_core.settings import Settings
 from tests.kiro.pool_accounts import NOW
@@ -39,7 +40,7 @@ class FakeTokens:
 class World:
     """A service with accounts, and a clock that moves when it sleeps."""
 
-    def __init__(self, folder, *accounts, environ=None, **settings):
+    def __init__(self, folder, *accounts, environ=None, home=None, **settings):
         self.now = NOW
         self.pauses = []
         self.service = Service(
@@ -49,6 +50,7 @@ class World:
             environ=environ or {},
             clock=lambda: self.now,
             sleep=self._sleep,
+            around=Surroundings(environ or {}, home or folder / "home", "linux"),
         )
         self.tokens = self.service.tokens = FakeTokens(self.service.registry)
         self.service.want_models = self.service.want_usage = lambda _account: None

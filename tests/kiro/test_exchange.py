@@ -92,7 +92,7 @@ async def test_without_accounts(tmp_path):
 async def test_a_conversation_stays_on_its_account(tmp_path):
     """Requests of one conversation carry one id and go to the account that served it, whoever is active now."""
     world, first, attempt = await _opened(tmp_path, social("a"), social("b"))
-    assert first.peek(HEAD, INITIAL + text("x")) is True
+    assert first.peek(HEAD, INITIAL + text("x"), ended=False) is True
     first.done()
     await world.service.settle()
     world.store(social("b"), social("a"))
@@ -157,7 +157,7 @@ async def test_profile_and_place_are_healed_once(tmp_path):
     world, exchange, first = await _opened(tmp_path, social("a"))
     verdict = await exchange.judge(PROFILE)
     assert verdict.attempt.host == "q.us-east-1.amazonaws.com" != first.host
-    assert exchange.peek(HEAD, text("x")) is True
+    assert exchange.peek(HEAD, text("x"), ended=False) is True
     await world.service.settle()
     assert world.stored("a").host_winner == "q"
 
@@ -264,9 +264,12 @@ async def test_an_exception_under_a_200_is_a_failed_attempt(tmp_path):
     """A 200 whose first frames hold an exception is judged by that exception."""
     world, exchange, _ = await _opened(tmp_path, social("a"), social("b"))
     assert not exchange.holds(HEAD)
-    assert exchange.peek(HEAD, b"") is None
-    assert exchange.peek(HEAD, INITIAL) is None
-    assert exchange.peek(HEAD, INITIAL + exception("ThrottlingException", message="Too many requests")) is False
+    assert exchange.peek(HEAD, b"", ended=False) is None
+    assert exchange.peek(HEAD, INITIAL, ended=False) is None
+    assert (
+        exchange.peek(HEAD, INITIAL + exception("ThrottlingException", message="Too many requests"), ended=False)
+        is False
+    )
     verdict = await exchange.judge(Answer(HEAD, b"whatever"))
     assert verdict.attempt.label == "label_b"
     await world.service.settle()
@@ -277,8 +280,8 @@ async def test_a_streamed_answer(tmp_path):
     """A good answer streams as chunks, with the account and what was ignored in its head; the account is credited."""
     body = STREAMED.replace('"stream"', '"temperature": 0.5, "stream"')
     world, exchange, _ = await _opened(tmp_path, social("a", usage={"used": 1, "limit": 50}), body=body)
-    assert exchange.peek(HEAD, INITIAL + text("Hel")) is True
-    assert exchange.peek(HEAD, INITIAL + text("Hel")) is True
+    assert exchange.peek(HEAD, INITIAL + text("Hel"), ended=False) is True
+    assert exchange.peek(HEAD, INITIAL + text("Hel"), ended=False) is True
     head, converter = exchange.converter(HEAD)
     assert head.headers.get("content-type").startswith("text/event-stream")
     assert head.headers.get(ACCOUNT) == "label_a"
@@ -308,6 +311,40 @@ async def test_a_whole_answer(tmp_path):
     assert answer["model"] == "claude-sonnet-4.5"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        INITIAL + text("Hello"),
+        INITIAL + text("Hello") + exception("InternalServerException", message="x"),
+        (INITIAL + text("Hello") + END)[:-3],
+        b"",
+    ],
+    ids=["no end", "exception", "cut", "empty"],
+)
+async def test_a_flaw_in_a_whole_answer_leads_to_the_next_attempt(tmp_path, body):
+    """A client that does not stream has seen nothing yet, so that a flawed answer is a failed attempt."""
+    world, exchange, _ = await _opened(tmp_path, social("a"), social("b"), body=WHOLE)
+    assert exchange.peek_limit > 1024 * 1024
+    assert exchange.peek(HEAD, body[:5], ended=False) is None
+    assert exchange.peek(HEAD, body, ended=True) is False
+    assert isinstance(await exchange.judge(Answer(HEAD, b"")), Retry)
+    assert "error" not in exchange.story.facts
+    good = INITIAL + text("Hello") + END
+    assert exchange.peek(HEAD, good, ended=True) is True
+    assert json.loads(exchange.collected(HEAD, good).body)["choices"][0]["message"]["content"] == "Hello"
+    await world.service.settle()
+    assert sum(world.stored(name).request_count for name in "ab") == 1
+
+
+@pytest.mark.parametrize("body", [b"", INITIAL])
+async def test_a_streamed_answer_that_never_begins_is_a_failed_attempt(tmp_path, body):
+    """An answer that ends before it has shown anything has failed."""
+    _, exchange, _ = await _opened(tmp_path, social("a"), social("b"))
+    assert exchange.peek_limit == 64 * 1024
+    assert exchange.peek(HEAD, body, ended=True) is False
+    assert isinstance(await exchange.judge(Answer(HEAD, b"")), Retry)
+
+
 async def test_a_whole_answer_that_was_cut_is_an_error(tmp_path):
     """Half an answer is not passed off as a whole one."""
     _, exchange, _ = await _opened(tmp_path, social(), body=WHOLE)
@@ -317,7 +354,7 @@ async def test_a_whole_answer_that_was_cut_is_an_error(tmp_path):
 async def test_thoughts_are_given_back_with_their_turn(tmp_path):
     """What a model thought before its calls goes back with the turn, although the client does not send it."""
     world, exchange, _ = await _opened(tmp_path, social())
-    exchange.peek(HEAD, INITIAL + text("x"))
+    exchange.peek(HEAD, INITIAL + text("x"), ended=False)
     _, converter = exchange.converter(HEAD)
     frames = [
         INITIAL,
@@ -381,7 +418,7 @@ async def test_an_unknown_refusal_is_told_in_its_own_words(tmp_path):
 async def test_other_events_tell_nothing_of_health(tmp_path):
     """Frames that show nothing do not count as a beginning."""
     world, exchange, _ = await _opened(tmp_path, social())
-    assert exchange.peek(HEAD, INITIAL + event("messageMetadataEvent", conversationId="x")) is None
+    assert exchange.peek(HEAD, INITIAL + event("messageMetadataEvent", conversationId="x"), ended=False) is None
     await world.service.settle()
     assert world.stored("a").request_count == 0
     assert world.stored("a").last_used == int(NOW * 1000)

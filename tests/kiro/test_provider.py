@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from kimi_core.errors import AuthUnavailable
 from kimi_core.exchange import Headers, Reply, RequestHead
 from kimi_core.kiro.catalog import Catalog, ModelInfo
 from kimi_core.kiro.exchange import KiroExchange
@@ -152,6 +153,41 @@ async def test_start(kiro, world, tmp_path, monkeypatch):
     assert kiro.start() is None
     assert wanted == ["a", "a"]
     assert Kiro(World(tmp_path / "empty").service).start() == "kimi-mitm login kiro"
+
+
+async def test_an_api_key_in_the_environment_becomes_an_account(tmp_path):
+    """A key in KIRO_API_KEY serves without any command, and is stored nowhere."""
+    world = World(tmp_path, environ={"KIRO_API_KEY": "ksk_fake-key"})
+    assert Kiro(world.service).start() is None
+    await world.service.settle()
+    (account,) = world.service.accounts().accounts
+    assert account.auth_method == "api_key"
+    assert "ksk_fake-key" not in world.service.registry.document.path.read_text()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_other_programs_logins_are_taken_over_by_option(tmp_path, wanted):
+    """With kiro_sync the logins of other programs are looked for at start, without it they are left alone."""
+    folder = tmp_path / ".aws" / "sso" / "cache"
+    folder.mkdir(parents=True)
+    login = {
+        "accessToken": "fake-a",
+        "refreshToken": "fake-r",
+        "expiresAt": "2000-01-01T00:00:00Z",
+        "authMethod": "social",
+    }
+    (folder / "kiro-auth-token.json").write_text(json.dumps(login))
+    world = World(tmp_path / "data", kiro_sync=wanted, home=tmp_path)
+    forked = []
+
+    async def fork(candidate):
+        forked.append(candidate.auth_method)
+        raise AuthUnavailable("Down.")
+
+    world.tokens.fork = fork
+    assert Kiro(world.service).start() == (None if wanted else "kimi-mitm login kiro")
+    await world.service.settle()
+    assert forked == (["desktop"] if wanted else [])
 
 
 @pytest.mark.parametrize(("busy", "kept"), [(True, frozenset({"a"})), (False, frozenset())])

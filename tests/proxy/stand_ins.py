@@ -39,6 +39,7 @@ class FakeExchange:
     buffers_body = True
     max_body = 1024
     max_attempts = 3
+    peek_limit = 10
 
     def __init__(self, *verdicts, converter=True, limits=None):
         self.attempt = attempt()
@@ -70,8 +71,8 @@ class FakeExchange:
     def refuse(self, error):
         return reply_for(error, "openai")
 
-    def peek(self, head, data):
-        return self.peeked(data)
+    def peek(self, head, data, *, ended):
+        return self.peeked(bytes(data))
 
     def collects(self, head):
         return self.whole

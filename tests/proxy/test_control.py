@@ -221,9 +221,13 @@ def test_answers_can_be_judged_by_their_first_bytes():
     assert not control.peeks(flow, response)
     control.exchange.peeked = lambda data: None if len(data) < 2 else data == b"ok"
     assert control.peeks(flow, response)
-    assert control.peek(flow, b"o") is None
-    assert control.peek(flow, b"ok") is True
-    assert control.peek(flow, b"no") is False
+    assert control.peek_limit == 10
+    assert control.peek(flow, bytearray(b"o"), False) is None
+    response.headers["content-encoding"] = "gzip"
+    assert control.peek(flow, bytearray(gzip.compress(b"ok")), False) is True
+    response.headers.pop("content-encoding")
+    assert control.peek(flow, bytearray(b"ok"), False) is True
+    assert control.peek(flow, bytearray(b"no"), True) is False
     control.open_stream(flow)
     assert response.stream is False
 
@@ -283,7 +287,7 @@ async def test_a_refused_request_goes_nowhere():
     assert control.seal(flow.request) is flow.request
     assert not control.holds(flow, flow.response)
     assert not control.peeks(flow, flow.response)
-    assert control.peek(flow, b"") is True
+    assert control.peek(flow, bytearray(), False) is True
     assert control.cut(flow, "idle") is None
     assert control.ping(flow) == b""
     failed = Attempt(flow, 1, error="refused")

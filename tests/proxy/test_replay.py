@@ -25,6 +25,7 @@ class Policy:
     max_body = 8 * 1024 * 1024
     limits = Limits()
     max_attempts = 3
+    peek_limit = 64 * 1024
 
     def __init__(self):
         self.attempts = []
@@ -45,7 +46,7 @@ class Policy:
     def peeks(self, flow, response):
         return False
 
-    def peek(self, flow, data):
+    def peek(self, flow, data, ended):
         raise AssertionError("not asked for")
 
     async def judge(self, attempt):
@@ -453,7 +454,7 @@ def test_client_that_leaves_takes_its_request_along(drive, protocols, stage):
         def peeks(self, flow, response):
             return stage == "peek"
 
-        def peek(self, flow, data):
+        def peek(self, flow, data, ended):
             return None
 
     policy = Peeking()
@@ -526,7 +527,7 @@ class Peeking(Policy):
     def peeks(self, flow, response):
         return True
 
-    def peek(self, flow, data):
+    def peek(self, flow, data, ended):
         return None if len(data) < 3 else not data.startswith(b"err")
 
 
@@ -568,7 +569,7 @@ def test_peek_at_the_end_of_an_answer(drive):
     class Late(Peeking):
         ended = False
 
-        def peek(self, flow, data):
+        def peek(self, flow, data, ended):
             self.calls = getattr(self, "calls", 0) + 1
             return None if self.calls == 1 else False
 
@@ -587,8 +588,8 @@ def test_peek_has_an_end(drive):
     policy.peeks, policy.peek = lambda *_: True, lambda *_: None
     driver = drive(policy)
     driver.request()
-    driver.respond(200, b"x" * (replay_stream.PEEK_BYTES + 1), EVENT_STREAM, end=False)
-    assert driver.answer.body == b"x" * (replay_stream.PEEK_BYTES + 1)
+    driver.respond(200, b"x" * (policy.peek_limit + 1), EVENT_STREAM, end=False)
+    assert driver.answer.body == b"x" * (policy.peek_limit + 1)
     driver.send(b"", end=True)
 
 

@@ -71,7 +71,7 @@ async def test_a_reading_control_adds_nothing():
     assert control.seal(flow.request) is flow.request
     assert not control.holds(flow, flow.response)
     assert not control.peeks(flow, flow.response)
-    assert control.peek(flow, b"x") is True
+    assert control.peek(flow, bytearray(b"x"), True) is True
     assert control.cut(flow, "idle") is None
     assert control.ping(flow) == b""
     assert not control.over(flow)
