@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from filelock import FileLock
 from mitmproxy.certs import CertStore
 
 from tests.e2e.harness import ROOT, Proxy, World
+from tests.e2e.kiro_harness import KiroProxy, KiroWorld
 from tests.servers.serve import Background
 
 KEY_BITS = 2048
@@ -76,12 +78,12 @@ def start_proxy(world: World, confdir: Path, tmp_path: Path) -> Iterator[StartPr
     yield from _starter(world, confdir, tmp_path)
 
 
-def _starter(world: World, confdir: Path, folder: Path) -> Iterator[StartProxy]:
+def _starter(world: World, confdir: Path, folder: Path, kind: type[Proxy] = Proxy) -> Iterator[StartProxy]:
     numbers = count(1)
     with ExitStack() as stack:
 
         def start(*, login: bool = True, **more: object) -> Proxy:
-            proxy = Proxy(world, folder / f"proxy-{next(numbers)}", confdir, **more)
+            proxy = kind(world, folder / f"proxy-{next(numbers)}", confdir, **more)
             if login:
                 proxy.login()
             return stack.enter_context(proxy)
@@ -93,6 +95,38 @@ def _starter(world: World, confdir: Path, folder: Path) -> Iterator[StartProxy]:
 def proxy(start_module_proxy: StartProxy) -> Proxy:
     """Return a logged-in proxy under the real host names, shared by the module."""
     return start_module_proxy()
+
+
+# --- Kiro ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kiro_world(background: Background, ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KiroWorld]:
+    """Serve the fakes of one module, Kiro among them."""
+    with KiroWorld(background, ca, tmp_path_factory.mktemp("kiro-world")) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _fresh_kiro(request: pytest.FixtureRequest) -> None:
+    """Forget what the test before has asked of the module's fakes."""
+    if "kiro_world" in request.fixturenames:
+        request.getfixturevalue("kiro_world").reset()
+
+
+@pytest.fixture(scope="module")
+def start_kiro(kiro_world: KiroWorld, confdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartProxy]:
+    """Return a function that starts a proxy, without accounts, which lives until the module is done."""
+    for start in _starter(kiro_world, confdir, tmp_path_factory.mktemp("kiro"), KiroProxy):
+        yield partial(start, login=False)
+
+
+@pytest.fixture(scope="module")
+def kiro(start_kiro: StartProxy) -> KiroProxy:
+    """Return a proxy under the real host names with one account, shared by the module."""
+    started = start_kiro()
+    started.add()
+    return started
 
 
 # --- clients that are not Python -------------------------------------------------------------------------------------
