@@ -176,8 +176,8 @@ class Settings(BaseModel):
     kiro_forced_tools: Annotated[
         Literal["refuse", "prompt"],
         Field(
-            description="What becomes of a tool_choice that forces a call, which Kiro cannot do: refuse = a 400, prompt = "
-            "it is asked for in words."
+            description="What becomes of a tool_choice that forces a call, which Kiro cannot do: refuse = a 400, "
+            "prompt = it is asked for in words."
         ),
     ] = "refuse"
     kiro_max_weight: Annotated[

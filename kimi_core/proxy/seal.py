@@ -10,6 +10,10 @@ from mitmproxy import http
 
 from kimi_core.exchange import AnswerHead, Attempt, Headers, Reply, RequestHead
 
+# Fields between the client and this proxy (RFC 9110 §7.6.1): mitmproxy answers the one itself, and closes the client's
+# connection by the other. So the flow keeps the client's; what an identity says of its connection goes onto the wire.
+OWN_LEG = ("expect", "connection")
+
 
 def head_of(flow: http.HTTPFlow) -> RequestHead:
     """Return the head of a flow's request in the project's own words."""
@@ -51,10 +55,10 @@ def dress(request: http.Request, attempt: Attempt) -> None:
     request.path = attempt.path
     if request.data.authority:
         request.authority = attempt.headers.get("host") or attempt.host
-    expects = request.headers.get("expect")
-    set_headers(request, attempt.headers.without("expect"))
-    if expects:  # mitmproxy answers it itself and then takes it away, which must stay so
-        request.headers["expect"] = expects
+    own = [(name, request.headers[name]) for name in OWN_LEG if name in request.headers]
+    set_headers(request, attempt.headers.without(*OWN_LEG))
+    for name, value in own:
+        request.headers[name] = value
     if attempt.body is not None:
         request.data.content = attempt.body
         request.headers.pop("transfer-encoding", None)
@@ -71,10 +75,26 @@ def unlabelled(request: http.Request, attempt: Attempt) -> http.Request:
     for name, value in attempt.secrets.items():
         spelling = next((key for key in request.headers if key.lower() == name.lower()), name)
         request.headers[spelling] = value
+    _set_connection(request, attempt.headers)
     if request.is_http2 or request.is_http3:
         request.http_version = "HTTP/1.1"
         request.authority = ""
     return request
+
+
+def _set_connection(request: http.Request, headers: Headers) -> None:
+    """Give *request* the Connection field of *headers*, where it stands there, or none."""
+    request.headers.pop("connection", None)
+    names = [name.lower() for name, _ in headers]
+    if "connection" not in names:
+        return
+    at = names.index("connection")
+    fields = list(request.headers.fields)
+    places = {name.lower().decode("latin-1"): place for place, (name, _) in reversed(list(enumerate(fields)))}
+    before = next((places[name] for name in names[at + 1 :] if name in places), len(fields))
+    name, value = list(headers)[at]
+    fields.insert(before, (name.encode("latin-1"), value.encode("latin-1")))
+    request.headers.fields = tuple(fields)
 
 
 def response_for(reply: Reply) -> http.Response:

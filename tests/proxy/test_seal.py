@@ -82,6 +82,31 @@ def test_http2_requests_leave_as_http1():
     assert request.http_version == "HTTP/2.0"
 
 
+@pytest.mark.parametrize(
+    ("mine", "wire"),
+    [
+        (
+            [("A", "1"), ("Connection", "close"), ("B", "2")],
+            [("A", "1"), ("Connection", "close"), ("B", "2")],
+        ),
+        ([("A", "1"), ("connection", "keep-alive")], [("A", "1"), ("connection", "keep-alive")]),
+        ([("A", "1"), ("B", "2")], [("A", "1"), ("B", "2")]),
+    ],
+)
+@pytest.mark.parametrize("client", [None, "close", "keep-alive"])
+def test_each_leg_has_its_own_connection_field(client, mine, wire):
+    """The flow keeps what the client said of its connection; the wire gets what the identity says, in its place."""
+    request = tflow.tflow().request
+    request.headers.clear()
+    if client:
+        request.headers["Connection"] = client
+    attempt = Attempt("GET", "https", "h", 443, "/", Headers(mine))
+    seal.dress(request, attempt)
+    assert request.headers.get("connection") == client
+    copy = seal.unlabelled(request.copy(), attempt)
+    assert list(copy.headers.items(multi=True)) == wire
+
+
 def test_a_secret_without_a_label_is_added():
     """A secret whose field is not there yet is added under its own name."""
     copy = seal.unlabelled(tflow.tflow().request, Attempt("GET", "https", "h", 443, "/", Headers(), {"x-key": "v"}))
