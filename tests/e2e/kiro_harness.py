@@ -85,9 +85,13 @@ class KiroWorld(World):
 
 
 class KiroProxy(Proxy):
-    """A proxy with Kiro accounts."""
+    """A proxy with Kiro accounts. `shown` has tokens of clients' own, which the proxy has no part in."""
 
     world: KiroWorld
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.shown: set[str] = set()
 
     @property
     def local(self) -> str:
@@ -99,7 +103,7 @@ class KiroProxy(Proxy):
 
     def secrets(self) -> set[str]:
         self.more_secrets |= set(self.world.keys)
-        return super().secrets() | (self.world.secrets() - set(self.world.keys))
+        return super().secrets() | (self.world.secrets() - set(self.world.keys) - self.shown)
 
     # its accounts
 
