@@ -11,11 +11,8 @@ from rich.text import Text
 from kimi_core.cli.app import App
 from kimi_core.cli.output import Report
 from kimi_core.errors import ConfigError, KimiMitmError
-from kimi_core.exchange import Headers
-from kimi_core.kiro.accounts import Account, Accounts, Registry
-from kimi_core.kiro.auth import Tokens
+from kimi_core.kiro.accounts import Account, Accounts
 from kimi_core.kiro.condition import handle, name
-from kimi_core.kiro.constants import Endpoints
 from kimi_core.kiro.service import Service
 from kimi_core.kiro.stores import Surroundings
 from kimi_core.kiro.sync import Person, identify
@@ -29,16 +26,15 @@ def around(app: App) -> Surroundings:
 
 def service_of(app: App) -> Service:
     """Return the Kiro side of this run."""
-    settings, outbound = app.configuration.settings, app.configuration.outbound
-    environ, clock = app.world.environ, app.world.clock
-
-    def headers(account: Account) -> Headers:
-        return made.identity_for(account).headers("refresh", invocation="")
-
-    endpoints = Endpoints.from_env(environ)
-    tokens = Tokens(Registry(app.folder), headers, outbound, endpoints, clock=clock, around=around(app))
-    made = Service(settings, outbound, app.folder, environ=environ, clock=clock, sleep=app.world.sleep, tokens=tokens)
-    return made
+    return Service(
+        app.configuration.settings,
+        app.configuration.outbound,
+        app.folder,
+        environ=app.world.environ,
+        clock=app.world.clock,
+        sleep=app.world.sleep,
+        around=around(app),
+    )
 
 
 def asker(app: App, service: Service) -> Asker:
