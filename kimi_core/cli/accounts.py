@@ -21,7 +21,7 @@ from kimi_core.kiro import sources
 from kimi_core.kiro.accounts import Account, Accounts, Registry, Strategy
 from kimi_core.kiro.condition import name
 from kimi_core.kiro.constants import arn_region
-from kimi_core.kiro.profiles import with_profile
+from kimi_core.kiro.profiles import Profile, discover, with_profile
 from kimi_core.kiro.service import Service
 from kimi_core.kiro.sync import Importer, Line
 
@@ -135,7 +135,8 @@ def choose_strategy(app: App, chosen: Strategy | None) -> ExitCode:
 def refresh(app: App, account: str | None, arn: str | None) -> ExitCode:
     """Renew the tokens of ACCOUNT, or of all, and ask for profile, credits and models anew.
 
-    A login that was turned down before is tried once more.
+    A login that was turned down before is tried once more. Where an organisation has given you several profiles, all
+    of them are shown.
     """
     registry = Registry(app.folder)
     stored = registry.load()
@@ -143,18 +144,23 @@ def refresh(app: App, account: str | None, arn: str | None) -> ExitCode:
     if arn is not None:
         _set_profile(registry, chosen, account, arn)
     service = service_of(app)
-    problems = asyncio.run(_refresh_all(service, chosen))
+    problems, found_profiles = asyncio.run(_refresh_all(service, chosen))
     left = registry.load()
     now = app.world.clock()
     data = {
         "accounts": [
-            {**account_object(found, left.active_account_id, now), "refresh": _told(problems.get(found.id))}
+            {
+                **account_object(found, left.active_account_id, now),
+                "refresh": _told(problems.get(found.id)),
+                "profiles": [asdict(profile) for profile in found_profiles[found.id]],
+            }
             for found in left.accounts
             if found.id in problems
         ]
     }
     views = [account_view(found, left.active_account_id, now) for found in left.accounts if found.id in problems]
     told = [Text(f"{name(one)}: {error.sentence}", style="yellow") for one in chosen if (error := problems[one.id])]
+    told += [Text(_choice(one, found_profiles[one.id])) for one in chosen if len(found_profiles[one.id]) > 1]
     return app.out.show(Report(data, Group(*views, *told), _exit_code(list(problems.values()))))
 
 
@@ -216,18 +222,27 @@ def _set_profile(registry: Registry, chosen: list[Account], word: str | None, ar
     registry.update(change)
 
 
-async def _refresh_all(service: Service, chosen: list[Account]) -> dict[str, KimiMitmError | None]:
-    """Refresh each account; return its first problem by id."""
+async def _refresh_all(
+    service: Service, chosen: list[Account]
+) -> tuple[dict[str, KimiMitmError | None], dict[str, tuple[Profile, ...]]]:
+    """Refresh each account; return its first problem, and its profiles, by id."""
 
-    async def one(account: Account) -> KimiMitmError | None:
+    async def one(account: Account) -> tuple[KimiMitmError | None, tuple[Profile, ...]]:
         try:
             await service.tokens.insist(account.id)
+            profiles = await discover(service.caller, account)
         except KimiMitmError as error:
-            return error
-        return await learn(service, account.id)
+            return error, ()
+        return await learn(service, account.id), profiles
 
     told = await asyncio.gather(*(one(account) for account in chosen))
-    return {account.id: error for account, error in zip(chosen, told, strict=True)}
+    problems = {account.id: error for account, (error, _) in zip(chosen, told, strict=True)}
+    return problems, {account.id: profiles for account, (_, profiles) in zip(chosen, told, strict=True)}
+
+
+def _choice(account: Account, profiles: tuple[Profile, ...]) -> str:
+    names = "\n".join(f"  {profile.arn}  {profile.name}".rstrip() for profile in profiles)
+    return f"{name(account)} has several profiles; choose one with --profile ARN:\n{names}"
 
 
 def _told(error: KimiMitmError | None) -> dict[str, Any] | None:

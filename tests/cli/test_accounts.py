@@ -8,6 +8,7 @@ import pytest
 from kimi_core.cli.accounts import STRATEGIES
 from tests.servers.kiro import Login
 
+OTHER = "arn:aws:codewhisperer:us-east-1:123456789012:profile/OWN2"
 OWN = "arn:aws:codewhisperer:eu-central-1:123456789012:profile/OWN1"
 
 
@@ -211,6 +212,9 @@ def test_the_profile_of_an_organisation(kiro):
     assert "its organisation's profile is not known" in plain(kiro("accounts", "list"))
     found = kiro.json("accounts", "refresh", "a@b.example", "--profile", OWN)["accounts"][0]
     assert (found["profile_arn"], found["region"], found["state"]) == (OWN, "eu-central-1", "ready")
+    assert found["profiles"] == [{"arn": OWN, "name": "fake-OWN1"}]
+    kiro.service.login = lambda token: Login(kind="idc", profiles=(OWN, OTHER))
+    assert f"{OWN} fake-OWN1 {OTHER} fake-OWN2" in plain(kiro("accounts", "refresh", found["id"]))
     assert kiro("accounts", "refresh", "--profile", OWN).exit_code == 2
     assert kiro("accounts", "refresh", found["id"], "--profile", "x").exit_code == 2
 
