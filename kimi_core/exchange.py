@@ -191,12 +191,14 @@ class Story:
     """What one exchange has to tell for the flow: facts for the comment, repairs for the mark.
 
     `facts` is ordered and short ("model": "k3", "effort": "high"); `repairs` counts by name what was mended in
-    the request; neither ever holds prompt text or a secret.
+    the request; `removed` has the names of header fields that were not let through, for the flow's metadata. None of
+    them ever holds prompt text or a secret.
     """
 
     provider: str
     facts: dict[str, Any] = field(default_factory=dict)
     repairs: dict[str, int] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
 
 
 class Converter(Protocol):

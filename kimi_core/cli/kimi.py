@@ -19,7 +19,8 @@ from kimi_core.cli.wish import Wish
 from kimi_core.errors import ConfigError, KimiMitmError
 from kimi_core.kimi.account import Account
 from kimi_core.kimi.constants import REGIONS, Site, site_for, sites
-from kimi_core.kimi.identity import Device, build, device_id_path, load
+from kimi_core.kimi.device import Device, device_id_path
+from kimi_core.kimi.identity import build, load
 from kimi_core.kimi.models import Catalog, Model
 from kimi_core.kimi.oauth import DeviceCode, device_flow
 from kimi_core.kimi.session import Session, SessionStatus

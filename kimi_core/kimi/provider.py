@@ -133,7 +133,7 @@ class Kimi:
             secrets={"authorization": f"Bearer {token.access_token}"} if token else own,
             label=account.site.slot,
         )
-        return KimiExchange(
+        exchange = KimiExchange(
             account,
             route,
             attempt,
@@ -145,6 +145,9 @@ class Kimi:
             client=head.headers,
             clock=self._clock,
         )
+        if not own:
+            exchange.story.removed += self.identity.removed(route.operation, head.headers, self._kept)
+        return exchange
 
     def private_hosts(self) -> frozenset[str]:
         """Return the hosts of the login service, in every region."""
@@ -192,8 +195,11 @@ class Kimi:
     def _headers(self, head: RequestHead, route: Route, own: Mapping[str, str]) -> Headers:
         if own:  # the client's own account: everything stays as it is, but for what the flow may show
             return head.headers.plus(*((name, OWN_KEY_LABEL) for name in own))
-        keep = frozenset(name.lower() for name in self.settings.kimi_keep_headers)
-        return self.identity.compose(route.operation, head.headers, LABEL, keep)
+        return self.identity.compose(route.operation, head.headers, LABEL, self._kept)
+
+    @property
+    def _kept(self) -> frozenset[str]:
+        return frozenset(name.lower() for name in self.settings.kimi_keep_headers)
 
     def _own_key(self, headers: Headers) -> dict[str, str]:
         """Return the fields that carry the client's own plan key, where the user wants it left alone."""

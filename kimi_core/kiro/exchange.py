@@ -1,21 +1,15 @@
 """One chat request on its way to Kiro: translated once, sent by one account after the other until one serves it.
 
-A failed attempt is named (`verdict`), the account bears what is its fault (`health`), and the next attempt is chosen:
-the same account where a refresh, its other place or a pause may help, else another one. There are as many attempts as
-accounts and one more, and one deadline; an attempt on the same account is made only where enough are left to ask every
-other account as well. After the first byte of an answer there is no further attempt.
+A failed attempt is named (`verdict`) and the next one is chosen (`attempts`). A client that streams gets its answer as
+soon as that has begun well, and from then on there is no further attempt; any other client gets it whole.
 """
 
 from __future__ import annotations
 
-import logging
-import re
-import uuid
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 from kimi_core.conversation import conversation_key
-from kimi_core.errors import AuthError, AuthUnavailable, BadRequest, KimiMitmError, StoreError
+from kimi_core.errors import KimiMitmError, StoreError
 from kimi_core.exchange import (
     Answer,
     AnswerHead,
@@ -33,21 +27,17 @@ from kimi_core.exchange import (
     reply_for,
 )
 from kimi_core.kiro import answer as answers
-from kimi_core.kiro import health, pool, profile, request, verdict
+from kimi_core.kiro import pool, request, verdict
 from kimi_core.kiro.accounts import Account
+from kimi_core.kiro.attempts import Attempts, label, limit
 from kimi_core.kiro.catalog import ModelInfo
 from kimi_core.kiro.converter import ChatStream, Peek, collect, first_failure
 from kimi_core.kiro.events import Failure
-from kimi_core.kiro.health import Event
-from kimi_core.kiro.profile import Place
 from kimi_core.kiro.refusals import AllUnavailable, Unreachable
 from kimi_core.kiro.request import RequestOptions, Translated
 from kimi_core.kiro.service import Service
-from kimi_core.kiro.verdict import Action, Finding, Kind
-from kimi_core.routing import authority
+from kimi_core.kiro.verdict import Finding, Kind
 from kimi_core.wire.chat_chunks import ChunkWriter, Completion
-
-logger = logging.getLogger(__name__)
 
 MIB = 1024 * 1024
 SALT = "kiro"  # conversations of Kiro need not be told apart from those of other installations
@@ -60,13 +50,6 @@ EVENT_STREAM = Headers([("content-type", "text/event-stream; charset=utf-8"), ("
 ACCOUNT = "x-kimi-mitm-account"
 IGNORED = "x-kimi-mitm-ignored"
 SHARED_FAULT = frozenset({Kind.quota, Kind.rate, Kind.auth, Kind.suspended})  # what "no account is left" says better
-
-_LABEL = re.compile(r"[^\x21-\x7e]+")
-
-
-def label(account: Account) -> str:
-    """Return an account's label as part of a header field: visible ASCII, no blanks."""
-    return _LABEL.sub("_", account.label or account.id)[:80] or account.id
 
 
 class KiroExchange(Exchange):
@@ -94,25 +77,14 @@ class KiroExchange(Exchange):
         self._wanted = ""
         self._translated: Translated
         self._model: ModelInfo | None = None
-        self._account: Account | None = None
-        self._place: Place
-        self._invocation = str(uuid.uuid4())
-        self._sent = 0
-        self._tried: set[str] = set()
-        self._helped: set[tuple[str, Action]] = set()  # account and what was done for it once
-        self._excused: set[str] = set()  # accounts that could not be helped for want of attempts
-        self._paused: dict[str, int] = {}  # account -> pauses made
+        self._attempts: Attempts | None = None
         self._peeked = Peek(None)
         self._whole: Reply | None = None
-        self._served = False
 
     @property
     def max_attempts(self) -> int:  # type: ignore[override]  # depends on how many accounts there are
         """One attempt per account, and one more."""
-        try:
-            return len(self._service.accounts().accounts) + 1
-        except StoreError:
-            return 1
+        return limit(self._service)
 
     # --- the request ---------------------------------------------------------------------------------------------
 
@@ -120,11 +92,15 @@ class KiroExchange(Exchange):
         """Translate the request and choose the first account for it."""
         try:
             self._translate(body)
-            attempt = await self._next(None)
-        except (BadRequest, StoreError) as error:
+            self._attempts = Attempts(self._service, self._translated, self._conversation, self._deadline)
+            attempt = await self._attempts.first()
+        except (KimiMitmError, StoreError) as error:
             return self.refuse(error)
-        if attempt is None:
-            return self._nobody()
+        return self._nobody() if attempt is None else self._send(attempt)
+
+    def _send(self, attempt: Attempt) -> Attempt:
+        self.attempt = attempt
+        self.story.facts["account"] = attempt.label
         return attempt
 
     def _translate(self, body: bytes) -> None:
@@ -173,7 +149,7 @@ class KiroExchange(Exchange):
             return None
         self._peeked = first_failure(bytes(data), ended=ended)
         if self._peeked.fine:
-            self._begun_well()
+            self._rotation.served()
         return self._peeked.fine
 
     def _sound(self, body: bytes) -> bool:
@@ -185,7 +161,7 @@ class KiroExchange(Exchange):
             return False
         self.story.facts.update(story.facts)
         self._whole = done.reply
-        self._begun_well()
+        self._rotation.served()
         return True
 
     def converter(self, head: AnswerHead) -> tuple[AnswerHead, Converter] | None:
@@ -217,17 +193,17 @@ class KiroExchange(Exchange):
 
     async def judge(self, answer: Answer) -> Verdict:
         """Name what failed, let the account bear its share, and choose the next attempt."""
-        assert self._account is not None
-        finding = self._finding(answer)
-        why = f"{label(self._account)}: {finding.label}"
+        attempts, finding = self._rotation, self._finding(answer)
+        assert attempts.account is not None
+        why = f"{label(attempts.account)}: {finding.label}"
         try:
-            attempt = None if answer.final or self._late() else await self._next(finding)
-        except (BadRequest, StoreError) as error:
+            attempt = None if answer.final else await attempts.after(finding)
+        except StoreError as error:
             return self.refuse(error)
         if attempt is not None:
-            return Retry(attempt, why)
-        self._done_with(finding)
-        return self._failed(finding)
+            return Retry(self._send(attempt), why)
+        attempts.give_up(finding)
+        return self._nobody() if finding.kind in SHARED_FAULT else self.refuse(finding.error())
 
     def refuse(self, error: KimiMitmError) -> Reply:
         """Return *error* in the OpenAI dialect."""
@@ -246,131 +222,13 @@ class KiroExchange(Exchange):
 
     def done(self) -> None:
         """Give the account free."""
-        if self._account is not None:
-            self._leave()
+        if self._attempts is not None:
+            self._attempts.leave()
 
-    # --- attempts ------------------------------------------------------------------------------------------------
-
-    async def _next(self, finding: Finding | None) -> Attempt | None:
-        """Return the next attempt after *finding* (None: the first), or None where there is none."""
-        if finding is not None:
-            assert self._account is not None
-            if finding.action is Action.fail:
-                return None
-            attempt = await self._same(finding)
-            if attempt is not None:
-                return attempt
-            self._done_with(finding)
-        listed_only = finding is not None and finding.action is Action.listed
-        return await self._another(listed_only=listed_only)
-
-    async def _same(self, finding: Finding) -> Attempt | None:
-        """Return an attempt more on the same account where that may help and leaves enough for the others."""
-        account = self._account
-        assert account is not None
-        spare = self.max_attempts - self._sent > self._untried()
-        action, once = finding.action, (account.id, finding.action)
-        if action is Action.refresh and once not in self._helped:
-            self._helped.add(once)
-            if not spare:
-                self._excused.add(account.id)
-                self._service.renew_beside(account.id, account.access_token)
-                return None
-            try:
-                return self._attempt(await self._service.tokens.renew(account.id, account.access_token), self._place)
-            except (AuthError, StoreError) as error:
-                logger.info("Kiro: %s", error)
-                return None
-        if action is Action.heal and once not in self._helped and spare:
-            self._helped.add(once)
-            return self._attempt(account, profile.other(account, self._place))
-        pause = self._pause(finding)
-        if pause is not None and spare:
-            await self._service.sleep(pause)
-            return self._attempt(account, self._place)
-        return None
-
-    def _pause(self, finding: Finding) -> float | None:
-        """Return how long to wait before the same account is tried again, None where it is not."""
-        assert self._account is not None
-        made = self._paused.get(self._account.id, 0)
-        if made >= len(finding.pauses) or self._service.clock() + finding.pauses[made] > self._deadline:
-            return None
-        self._paused[self._account.id] = made + 1
-        return finding.pauses[made]
-
-    async def _another(self, *, listed_only: bool = False) -> Attempt | None:
-        """Return an attempt on an account that was not tried yet."""
-        service = self._service
-        model = self._translated.model_id
-        while not self._late():
-            if listed_only:
-                account = service.pick(
-                    conversation=self._conversation, model=model, tried=self._tried, listed_only=True
-                )
-            else:
-                account = await service.wait_for_one(
-                    conversation=self._conversation, model=model, tried=self._tried, deadline=self._deadline
-                )
-            if account is None:
-                return None
-            service.begin(account.id)
-            try:
-                ready = await service.ready(account.id)
-            except (KimiMitmError, StoreError) as error:
-                service.release(account.id)
-                self._tried.add(account.id)
-                self._unready(account, error)
-                continue
-            self._account = ready
-            return self._attempt(ready, profile.first(ready))
-        return None
-
-    def _unready(self, account: Account, error: KimiMitmError) -> None:
-        """Note why an account could not even be tried; trouble with the network is no fault of its own."""
-        if not isinstance(error, AuthUnavailable):
-            logger.warning("The Kiro account %s cannot be used: %s", label(account), error.sentence)
-
-    def _attempt(self, account: Account, place: Place) -> Attempt:
-        self._account, self._place = account, place
-        self._sent += 1
-        identity = self._service.identity_for(account)
-        origin = urlsplit(place.origin(self._service.endpoints))
-        port = origin.port or (443 if origin.scheme == "https" else 80)
-        host = origin.hostname or ""
-        headers = identity.headers(
-            "generate",
-            invocation=self._invocation,
-            attempt=self._sent,
-            bearer=f"Bearer [kiro {label(account)}]",
-            auth_method=account.auth_method,
-        )
-        self.story.facts["account"] = label(account)
-        self.attempt = Attempt(
-            method="POST",
-            scheme=origin.scheme,
-            host=host,
-            port=port,
-            path=identity.path,
-            headers=Headers([("host", authority(origin.scheme, host, port)), *headers]),
-            secrets={"authorization": f"Bearer {account.access_token}"},
-            body=self._translated.body(place.profile_arn),
-            label=label(account),
-        )
-        self._service.previews.request(self.attempt.label, self.attempt.body or b"")
-        return self.attempt
-
-    def _untried(self) -> int:
-        """Return how many other accounts could still serve."""
-        assert self._account is not None
-        now, tried = self._service.clock(), self._tried | {self._account.id}
-        return sum(
-            account.id not in tried and health.obstacle(account, now) is None
-            for account in self._service.accounts().accounts
-        )
-
-    def _late(self) -> bool:
-        return self._service.clock() >= self._deadline
+    @property
+    def _rotation(self) -> Attempts:
+        assert self._attempts is not None  # nothing is answered before it was sent
+        return self._attempts
 
     # --- outcomes ------------------------------------------------------------------------------------------------
 
@@ -382,43 +240,6 @@ class KiroExchange(Exchange):
         if answer.head is None:
             return verdict.transport(answer.error or "no answer")
         return verdict.classify(answer.head.status, answer.head.headers, answer.body)
-
-    def _begun_well(self) -> None:
-        """Credit the account as soon as its answer has begun: a probe must not last as long as the answer."""
-        account = self._account
-        assert account is not None
-        if self._served:
-            return
-        self._served = True
-        place = self._place
-        self._service.conversations.bind(self._conversation, account.id)
-        self._service.note(account.id, Event.served)
-        self._service.change(account.id, lambda stored: profile.remembered(stored, place))
-        self._service.activate(account.id)
-        self._service.want_models(account.id)
-        self._service.want_usage(account)
-
-    def _done_with(self, finding: Finding) -> None:
-        """Let the account bear what is its fault, and leave it."""
-        account = self._account
-        if account is None or account.id in self._tried:
-            return
-        self._tried.add(account.id)
-        if account.id not in self._excused:
-            self._service.note(account.id, finding)
-        if finding.kind in {Kind.quota, Kind.rate}:
-            self._service.want_usage(account)
-        self._leave()
-
-    def _leave(self) -> None:
-        assert self._account is not None
-        self._service.release(self._account.id)
-        self._account = None
-
-    def _failed(self, finding: Finding) -> Reply:
-        if finding.kind in SHARED_FAULT:
-            return self._nobody()
-        return self.refuse(finding.error())
 
     def _nobody(self) -> Reply:
         """Say why no account serves this, one by one, and when to come back."""
@@ -435,8 +256,9 @@ class KiroExchange(Exchange):
     def _remember(self, answer: answers.Answer) -> None:
         """Keep what the answer thought, and what it cost."""
         self._service.turns.remember(self._conversation, answer)
-        if answer.credits is not None and self._account is not None:
-            self._service.spent(self._account.id, answer.credits.amount)
+        account = self._rotation.account
+        if answer.credits is not None and account is not None:
+            self._service.spent(account.id, answer.credits.amount)
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
@@ -454,10 +276,10 @@ class KiroExchange(Exchange):
         )
 
     def _extra(self) -> list[tuple[str, str]]:
-        fields = [(ACCOUNT, label(self._account))] if self._account else []
+        fields = [(ACCOUNT, self.attempt.label)]
         if self._translated.ignored:
             fields.append((IGNORED, ", ".join(self._translated.ignored)))
         return fields
 
     def _completion_id(self) -> str:
-        return f"chatcmpl-{self._invocation}"
+        return f"chatcmpl-{self._rotation.invocation}"

@@ -57,6 +57,7 @@ def tell(flow: http.HTTPFlow, story: Story, attempts: int) -> None:
         "attempts": attempts,
         "facts": {name: str(value) for name, value in story.facts.items()},
         "repairs": dict(story.repairs),
+        "removed": list(story.removed),
     }
 
 

@@ -7,7 +7,8 @@ import pytest
 from kimi_core.errors import NotLoggedIn, UpstreamError
 from kimi_core.kimi.account import USAGE_AGE, Account
 from kimi_core.kimi.constants import REGIONS
-from kimi_core.kimi.identity import Device, build
+from kimi_core.kimi.device import Device
+from kimi_core.kimi.identity import build
 from kimi_core.kimi.models import REFRESH_INTERVAL
 from tests.kimi.stand_ins import NOW, FakeOutbound, FakeSession
 

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimi_core.exchange import Headers
+from kimi_core.kimi import device
 from kimi_core.kimi import identity as module
-from kimi_core.kimi.identity import Device, build, device_id_path, load, sanitise
+from kimi_core.kimi.device import Device, device_id_path, sanitise
+from kimi_core.kimi.identity import build, load
 
 LINUX = Device("Linux", "6.8.0-101-generic", "x86_64", "#101-Ubuntu SMP PREEMPT_DYNAMIC\n", "devbox")
 MAC = Device("Darwin", "24.3.0", "arm64", "Darwin Kernel Version 24.3.0: Thu", "Mac.local", "15.3")
@@ -192,14 +194,14 @@ def test_empty_or_unwritable_device_id_gives_a_stable_one(tmp_path):
 def test_a_device_id_made_meanwhile_wins(tmp_path, monkeypatch):
     """Two programs that make the id at once end with the same one."""
     path = tmp_path / ".kimi" / "device_id"
-    real = module._create
+    real = device._create
 
     def raced(target, content):
         target.parent.mkdir(parents=True)
         target.write_text("f" * 32)
         real(target, content)
 
-    monkeypatch.setattr(module, "_create", raced)
+    monkeypatch.setattr(device, "_create", raced)
     assert load("kimi-cli", {}, tmp_path).device_id == "f" * 32
     assert [entry.name for entry in path.parent.iterdir()] == ["device_id"]
 

@@ -208,6 +208,7 @@ async def test_settings_reach_the_exchange(tmp_path):
     assert exchange.max_body == 2 * 1024 * 1024
     assert exchange.attempt.headers.get("x-trace") == "1"
     assert exchange.attempt.headers.get("x-other") is None
+    assert exchange.story.removed == ["x-other"]
 
 
 async def test_each_host_uses_its_own_login(tmp_path):

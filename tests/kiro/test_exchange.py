@@ -5,8 +5,9 @@ import pytest
 
 from kimi_core.errors import AuthUnavailable
 from kimi_core.exchange import Answer, AnswerHead, Headers, Limits, Reply, Retry
+from kimi_core.kiro.attempts import label
 from kimi_core.kiro.auth_errors import AccountDead
-from kimi_core.kiro.exchange import ACCOUNT, IGNORED, PING, label
+from kimi_core.kiro.exchange import ACCOUNT, IGNORED, PING
 from tests.kiro.kiro_frames import END, INITIAL, event, exception, text, thought, tool
 from tests.kiro.pool_accounts import NOW, ms
 from tests.kiro.service_stand_ins import (

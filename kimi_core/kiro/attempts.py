@@ -1,0 +1,217 @@
+"""Which account is asked next: one request's attempts at Kiro, one after the other until one serves.
+
+There are as many attempts as accounts and one more, and one deadline. An attempt on the same account (after a refresh,
+at its other place, after a pause) is made only where enough are left to ask every other account as well. Each account
+bears what is its own fault and nothing else (`health`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from urllib.parse import urlsplit
+
+from kimi_core.errors import AuthError, AuthUnavailable, KimiMitmError, StoreError
+from kimi_core.exchange import Attempt, Headers
+from kimi_core.kiro import health, profile
+from kimi_core.kiro.accounts import Account
+from kimi_core.kiro.health import Event
+from kimi_core.kiro.profile import Place
+from kimi_core.kiro.request import Translated
+from kimi_core.kiro.service import Service
+from kimi_core.kiro.verdict import Action, Finding, Kind
+from kimi_core.routing import authority
+
+logger = logging.getLogger(__name__)
+
+_LABEL = re.compile(r"[^\x21-\x7e]+")
+
+
+def label(account: Account) -> str:
+    """Return an account's label as part of a header field: visible ASCII, no blanks."""
+    return _LABEL.sub("_", account.label or account.id)[:80] or account.id
+
+
+def limit(service: Service) -> int:
+    """Return how many attempts a request has: one per account, and one more."""
+    try:
+        return len(service.accounts().accounts) + 1
+    except StoreError:
+        return 1
+
+
+class Attempts:
+    """The attempts of one request, which was translated to *translated* and is part of *conversation*."""
+
+    def __init__(self, service: Service, translated: Translated, conversation: str, deadline: float) -> None:
+        self.account: Account | None = None
+        """The account that is asked now."""
+        self.invocation = str(uuid.uuid4())
+        self._service = service
+        self._translated = translated
+        self._conversation = conversation
+        self._deadline = deadline
+        self._place: Place
+        self._sent = 0
+        self._tried: set[str] = set()
+        self._helped: set[tuple[str, Action]] = set()  # account and what was done for it once
+        self._excused: set[str] = set()  # accounts that could not be helped for want of attempts
+        self._paused: dict[str, int] = {}  # account -> pauses made
+        self._served = False
+
+    async def first(self) -> Attempt | None:
+        """Return the first attempt, None where no account is free. Raises StoreError."""
+        return await self._another()
+
+    async def after(self, finding: Finding) -> Attempt | None:
+        """Return the attempt after one that ended with *finding*, None where there is none. Raises StoreError."""
+        if finding.action is Action.fail or self._late():
+            return None
+        attempt = await self._same(finding)
+        if attempt is not None:
+            return attempt
+        self.give_up(finding)
+        return await self._another(listed_only=finding.action is Action.listed)
+
+    def served(self) -> None:
+        """Credit the account as soon as its answer has begun: a probe must not last as long as the answer."""
+        account = self.account
+        assert account is not None
+        if self._served:
+            return
+        self._served = True
+        place = self._place
+        self._service.conversations.bind(self._conversation, account.id)
+        self._service.note(account.id, Event.served)
+        self._service.change(account.id, lambda stored: profile.remembered(stored, place))
+        self._service.activate(account.id)
+        self._service.want_models(account.id)
+        self._service.want_usage(account)
+
+    def give_up(self, finding: Finding) -> None:
+        """Let the account bear what is its fault, and leave it."""
+        account = self.account
+        if account is None or account.id in self._tried:
+            return
+        self._tried.add(account.id)
+        if account.id not in self._excused:
+            self._service.note(account.id, finding)
+        if finding.kind in {Kind.quota, Kind.rate}:
+            self._service.want_usage(account)
+        self.leave()
+
+    def leave(self) -> None:
+        """Give the account free, if there is one."""
+        if self.account is not None:
+            self._service.release(self.account.id)
+            self.account = None
+
+    # --- parts ---------------------------------------------------------------------------------------------------
+
+    async def _same(self, finding: Finding) -> Attempt | None:
+        """Return an attempt more on the same account where that may help and leaves enough for the others."""
+        account = self.account
+        assert account is not None
+        spare = limit(self._service) - self._sent > self._untried()
+        action, once = finding.action, (account.id, finding.action)
+        if action is Action.refresh and once not in self._helped:
+            self._helped.add(once)
+            if not spare:
+                self._excused.add(account.id)
+                self._service.renew_beside(account.id, account.access_token)
+                return None
+            try:
+                return self._attempt(await self._service.tokens.renew(account.id, account.access_token), self._place)
+            except (AuthError, StoreError) as error:
+                logger.info("Kiro: %s", error)
+                return None
+        if action is Action.heal and once not in self._helped and spare:
+            self._helped.add(once)
+            return self._attempt(account, profile.other(account, self._place))
+        pause = self._pause(finding)
+        if pause is not None and spare:
+            await self._service.sleep(pause)
+            return self._attempt(account, self._place)
+        return None
+
+    def _pause(self, finding: Finding) -> float | None:
+        """Return how long to wait before the same account is tried again, None where it is not."""
+        assert self.account is not None
+        made = self._paused.get(self.account.id, 0)
+        if made >= len(finding.pauses) or self._service.clock() + finding.pauses[made] > self._deadline:
+            return None
+        self._paused[self.account.id] = made + 1
+        return finding.pauses[made]
+
+    async def _another(self, *, listed_only: bool = False) -> Attempt | None:
+        """Return an attempt on an account that was not tried yet."""
+        service = self._service
+        model = self._translated.model_id
+        while not self._late():
+            if listed_only:
+                account = service.pick(
+                    conversation=self._conversation, model=model, tried=self._tried, listed_only=True
+                )
+            else:
+                account = await service.wait_for_one(
+                    conversation=self._conversation, model=model, tried=self._tried, deadline=self._deadline
+                )
+            if account is None:
+                return None
+            service.begin(account.id)
+            try:
+                ready = await service.ready(account.id)
+            except (KimiMitmError, StoreError) as error:
+                service.release(account.id)
+                self._tried.add(account.id)
+                self._unready(account, error)
+                continue
+            self.account = ready
+            return self._attempt(ready, profile.first(ready))
+        return None
+
+    def _unready(self, account: Account, error: KimiMitmError) -> None:
+        """Note why an account could not even be tried; trouble with the network is no fault of its own."""
+        if not isinstance(error, AuthUnavailable):
+            logger.warning("The Kiro account %s cannot be used: %s", label(account), error.sentence)
+
+    def _attempt(self, account: Account, place: Place) -> Attempt:
+        self.account, self._place = account, place
+        self._sent += 1
+        identity = self._service.identity_for(account)
+        origin = urlsplit(place.origin(self._service.endpoints))
+        port = origin.port or (443 if origin.scheme == "https" else 80)
+        host = origin.hostname or ""
+        headers = identity.headers(
+            "generate",
+            invocation=self.invocation,
+            attempt=self._sent,
+            bearer=f"Bearer [kiro {label(account)}]",
+            auth_method=account.auth_method,
+        )
+        attempt = Attempt(
+            method="POST",
+            scheme=origin.scheme,
+            host=host,
+            port=port,
+            path=identity.path,
+            headers=Headers([("host", authority(origin.scheme, host, port)), *headers]),
+            secrets={"authorization": f"Bearer {account.access_token}"},
+            body=self._translated.body(place.profile_arn),
+            label=label(account),
+        )
+        self._service.previews.request(attempt.label, attempt.body or b"")
+        return attempt
+
+    def _untried(self) -> int:
+        """Return how many other accounts could still serve."""
+        assert self.account is not None
+        now, tried = self._service.clock(), self._tried | {self.account.id}
+        return sum(
+            account.id not in tried and health.obstacle(account, now) is None
+            for account in self._service.accounts().accounts
+        )
+
+    def _late(self) -> bool:
+        return self._service.clock() >= self._deadline
