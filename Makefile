@@ -3,6 +3,7 @@
 
 BIN := .venv/bin
 ARGS ?=
+PROVIDER ?= kimi
 # two workers: whole files go to one, since tests of one file share servers and processes; hypothesis without its
 # deadline, and with the same examples in every run
 PYTEST := -m pytest -n 2 --dist loadfile --hypothesis-profile=ci
@@ -19,8 +20,8 @@ run: setup ## start the proxy (mitmdump) on 127.0.0.1:8080
 web: setup ## the same with mitmproxy's web page
 	@exec $(BIN)/mitmweb -s addons/kimi.py --listen-host 127.0.0.1 $(ARGS)
 
-login: setup ## log in to Kimi Code
-	@exec $(BIN)/kimi-mitm login kimi $(ARGS)
+login: setup ## log in to Kimi Code, or to Kiro with PROVIDER=kiro
+	@exec $(BIN)/kimi-mitm login $(PROVIDER) $(ARGS)
 
 setup: ## make .venv with the program in it
 	@scripts/bootstrap.sh run

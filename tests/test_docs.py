@@ -1,4 +1,4 @@
-"""README, AGENTS and CHANGELOG say what the code does: their tables are compared with it."""
+"""README, Kiro's page, AGENTS and CHANGELOG say what the code does: their tables are compared with it."""
 
 import ast
 import importlib
@@ -19,15 +19,25 @@ from kimi_core.kimi import body, identity
 from kimi_core.kimi.constants import LOCAL_PREFIX, REGIONS
 from kimi_core.kimi.models import Catalog
 from kimi_core.kimi.verdict import Reason
+from kimi_core.kiro import accounts, models, request, verdict
+from kimi_core.kiro import identity as kiro_identity
+from kimi_core.kiro.constants import DEFAULT_REGION, Endpoints
+from kimi_core.kiro.constants import LOCAL_PREFIX as KIRO_PREFIX
+from kimi_core.proxy import key
 from kimi_core.settings import Settings, choices
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+KIRO = (ROOT / "docs" / "kiro.md").read_text()
 AGENTS = (ROOT / "AGENTS.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = sorted((ROOT / "kimi_core").rglob("*.py"))
+PAGES = (README, KIRO)
+KIRO_ALONE = ("kimi_core.kiro.", "kimi_core.wire.eventstream")  # whose errors only Kiro's page has to explain
+VARIABLE = re.compile(r"\b(?:DEBUG_)?(?:KIMI|KIRO|KIROCLI)_[A-Z_]+\b")  # names of our own environment variables
+NO_VARIABLES = {"KIRO_CLI", "KIMI_MITM_KEY"}  # an origin of requests; a name in the lines that clients are shown
 
 
 def table(text, name):
@@ -43,9 +53,9 @@ def names_in(cell):
     return re.findall(r"`([^`]+)`", cell)
 
 
-def fenced(language):
-    """Return the README's code blocks of that language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def fenced(language, page=README):
+    """Return a page's code blocks of that language."""
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 def tracked(pattern):
@@ -79,11 +89,33 @@ def all_errors():
         for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
         if isinstance(node, ast.Call)
     }
-    return {kind for kind in kinds if kind.__name__ in made}
+    return {kind for kind in kinds if kind.__name__ in made} | set(verdict.ERRORS.values())
+
+
+def kiro_alone(kind):
+    """Tell whether only Kiro can be the cause of an error of that kind."""
+    return kind.__module__.startswith(KIRO_ALONE)
+
+
+def codes_in(page):
+    """Return the codes that a page's table explains; each has a cause and a cure."""
+    rows = table(page, "codes")
+    assert all(len(row) == 3 and row[1] and row[2] for row in rows)
+    return sorted(code for row in rows for code in names_in(row[0]))
+
+
+def variables_in_use():
+    """Return the names of our own environment variables that some line of the program holds."""
+    return {
+        node.value
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and VARIABLE.fullmatch(node.value)
+    } - NO_VARIABLES
 
 
 def shown(value):
-    """Return how a default is written in the table."""
+    """Return how a value is written in the table."""
     if isinstance(value, bool):
         return str(value).lower()
     return "empty" if value in ("", []) else str(value)
@@ -94,22 +126,46 @@ def test_options_table_is_that_of_the_settings():
     expected = []
     for name, field in Settings.model_fields.items():
         values = choices(name)
-        text = f"{field.description} ({', '.join(values)})" if values else field.description
+        text = f"{field.description} ({', '.join(map(shown, values))})" if values else field.description
         expected.append([f"`{name}`", f"`{shown(field.get_default(call_default_factory=True))}`", text])
     assert table(README, "options") == expected
 
 
-def test_repairs_table_is_that_of_the_code():
-    """Every repair stands in the README under the name that the flow shows, with what it means."""
-    assert table(README, "repairs") == [[f"`{name}`", meaning] for name, meaning in body.REPAIRS.items()]
+@pytest.mark.parametrize(("page", "repairs"), [(README, body.REPAIRS), (KIRO, request.REPAIRS)], ids=["kimi", "kiro"])
+def test_repairs_table_is_that_of_the_code(page, repairs):
+    """Every repair stands in its provider's page under the name that the flow shows, with what it means."""
+    assert table(page, "repairs") == [[f"`{name}`", meaning] for name, meaning in repairs.items()]
 
 
 def test_every_error_code_has_a_cause_and_a_cure():
-    """The troubleshooting table has one row for each code that the program can give, and no other."""
-    rows = table(README, "codes")
-    listed = [code for row in rows for code in names_in(row[0])]
-    assert sorted(listed) == sorted({kind.code for kind in all_errors()})
-    assert all(len(row) == 3 and row[1] and row[2] for row in rows)
+    """Each code that the program can give stands in one table, and no other: Kiro's own in the page of Kiro."""
+    kinds = all_errors()
+    shared = {kind.code for kind in kinds if not kiro_alone(kind)}
+    assert codes_in(README) == sorted(shared)
+    assert codes_in(KIRO) == sorted({kind.code for kind in kinds} - shared)
+
+
+def test_every_kind_of_failure_of_kiro_is_explained():
+    """Kiro's page has one row for each kind of failure: the code that clients get, what is done, and what it means."""
+    rows = table(KIRO, "kinds")
+    known = [[f"`{kind}`", f"`{verdict.ERRORS[kind].code}`", f"`{verdict.ACTIONS[kind]}`"] for kind in verdict.Kind]
+    assert [row[:3] for row in rows] == known
+    assert all(len(row) == 4 and row[3] for row in rows)
+    actions = table(KIRO, "actions")
+    assert [row[0] for row in actions] == [f"`{action}`" for action in verdict.Action]
+    assert all(len(row) == 2 and row[1] for row in actions)
+
+
+def test_every_variable_of_the_environment_is_named():
+    """Each environment variable of our own that the program reads stands in one of the pages, and no other."""
+    named = {name for page in PAGES for name in VARIABLE.findall(page)}
+    assert named == variables_in_use()
+
+
+def test_every_file_is_named():
+    """Each file that the program keeps beside the logins stands in the README's table of files."""
+    listed = {name for row in table(README, "files") for name in names_in(row[0])}
+    assert {accounts.FILE, models.FILE, key.FILE} <= listed
 
 
 def test_every_reason_has_a_meaning_and_a_cure():
@@ -120,10 +176,14 @@ def test_every_reason_has_a_meaning_and_a_cure():
 
 
 def test_commands_are_those_of_the_command_line():
-    """Every command of `kimi-mitm` stands in the README, and no other."""
+    """Every command of `kimi-mitm` stands in the README, and no other; the same is true of those of `accounts`."""
     assert isinstance(main, click.Group)
-    said = set(re.findall(r"\| `kimi-mitm (\w+)", README))
-    assert said == set(main.commands)
+    rows = re.findall(r"^\| `kimi-mitm (\w+)[^`]*` \| (.*) \|$", README, re.MULTILINE)
+    assert {name for name, _ in rows} == set(main.commands)
+    (text,) = [text for name, text in rows if name == "accounts"]
+    assert set(names_in(text)) == set(main.commands["accounts"].commands)
+    for page in PAGES:
+        assert set(re.findall(r"kimi-mitm accounts (\w+)", page)) <= set(names_in(text))
 
 
 def test_commands_are_those_of_the_addon():
@@ -132,7 +192,7 @@ def test_commands_are_those_of_the_addon():
     for path in MODULES:
         declared |= set(re.findall(r'@command\.command\("([^"]+)"\)', path.read_text()))
     assert declared
-    assert declared == set(re.findall(r"`(kimi\.[a-z]+)`", README))
+    assert declared == set(re.findall(r"`(ki[mr][io]\.[a-z]+)`", README)) - {"kimi.com", "kimi.ai"}
 
 
 def test_opencode_block_is_the_one_that_login_prints():
@@ -144,22 +204,29 @@ def test_opencode_block_is_the_one_that_login_prints():
     assert json.loads(fenced("json")[0]) == expected
 
 
-def test_python_example_is_python():
-    """The Python example compiles."""
-    for code in fenced("python"):
-        compile(code, "README.md", "exec")
+@pytest.mark.parametrize("page", PAGES, ids=["README", "kiro"])
+def test_examples_are_code(page):
+    """Each Python example compiles, each JSON example parses."""
+    for code in fenced("python", page):
+        compile(code, "example.py", "exec")
+    for text in fenced("json", page):
+        json.loads(text)
 
 
-def test_addresses_are_those_of_the_code():
-    """Every address on the proxy's own port is one that it serves, and Kimi's own are the ones in use."""
-    local = set(re.findall(r"http://127\.0\.0\.1:8080(/[\w/]*)", README))
-    assert {path for path in local if path != "/health"} <= {
-        LOCAL_PREFIX.rstrip("/"),
-        f"{LOCAL_PREFIX}v1",
-        f"{LOCAL_PREFIX}v1/chat/completions",
-    }
+@pytest.mark.parametrize("page", PAGES, ids=["README", "kiro"])
+def test_addresses_are_those_of_the_code(page):
+    """Every address on the proxy's own port is one that it serves."""
+    local = set(re.findall(r"http://127\.0\.0\.1:8080(/[\w/]*)", page))
+    served = {f"{prefix}{rest}" for prefix in (LOCAL_PREFIX, KIRO_PREFIX) for rest in ("v1", "v1/chat/completions")}
+    assert local <= served | {LOCAL_PREFIX.rstrip("/"), f"{KIRO_PREFIX}v1/models", "/health"}
+
+
+def test_hosts_are_those_of_the_code():
+    """The services' own addresses are the ones in use."""
     assert REGIONS["cn"].base in README
     assert all(f"`{site.host}`" in README for site in REGIONS.values())
+    for page in PAGES:
+        assert f"{Endpoints().runtime(DEFAULT_REGION)}/v1" in page
 
 
 def test_make_targets_that_are_named_exist():
@@ -167,7 +234,7 @@ def test_make_targets_that_are_named_exist():
     described = set(re.findall(r"^([a-z-]+):.*## ", MAKEFILE, re.MULTILINE))
     phony = set(re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)[1].split())
     assert described == phony
-    for text in (README, AGENTS):
+    for text in (*PAGES, AGENTS):
         assert set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE)) <= described
 
 
@@ -179,6 +246,9 @@ def test_versions_are_those_of_the_code_and_of_the_recordings():
     assert f"opencode {recorded['opencode']}" in README
     assert f"kimi-cli {identity.KIMI_CLI_VERSION}" in CHANGELOG
     assert f"Kimi Code {identity.KIMI_CODE_VERSION}" in CHANGELOG
+    assert f"kiro-cli {kiro_identity.PINNED.cli}" in README
+    assert f"kiro-cli {kiro_identity.PINNED.cli}" in CHANGELOG
+    assert f"Kiro IDE {kiro_identity.PINNED.ide}" in CHANGELOG
 
 
 def test_changelog_begins_with_the_version_of_the_project():
@@ -193,7 +263,7 @@ def test_map_names_every_module():
     for line in tree.splitlines():
         indent, name, text = re.match(r"( *)(\S+)(.*)", line).groups()
         if name.endswith(".py"):
-            lines.add(f"{folder}{name}" if indent else name)
+            lines |= {f"{folder}{word}" if indent else word for word in (name, *re.findall(r"\w+\.py", text))}
             continue
         if name.endswith("/"):
             folder = f"kimi_core/{name}" if indent else name
@@ -215,8 +285,13 @@ def _text_of(path):
     return path.read_text() if path.exists() else ""
 
 
-@pytest.mark.parametrize("text", [README, AGENTS, CHANGELOG], ids=["README", "AGENTS", "CHANGELOG"])
-def test_links_to_files_lead_somewhere(text):
-    """Every relative link leads to a file of the repository."""
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("name", ["README.md", "docs/kiro.md", "AGENTS.md", "CHANGELOG.md"])
+def test_links_to_files_lead_somewhere(name):
+    """Every relative link leads to a file of the repository, and to a heading that is there."""
+    page = ROOT / name
+    for target, heading in re.findall(r"\]\((?!\w+:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+        path = (page.parent / target) if target else page
+        assert path.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}, heading
