@@ -25,7 +25,7 @@ from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.kimi.provider import Kimi
 from kimi_core.kiro.provider import Kiro
 from kimi_core.kiro.service import Service
-from kimi_core.proxy import commands, guard, local, options, record, replay, seal, takeover
+from kimi_core.proxy import commands, guard, local, native, options, record, replay, seal, takeover
 from kimi_core.proxy.control import ExchangeControl, RefusedControl
 from kimi_core.proxy.key import client_key
 from kimi_core.settings import Settings
@@ -157,6 +157,8 @@ class KimiMitm:
                 self._answer(flow, local.answer(flow.request, self.providers))
             elif takeover.concerns(head, self.settings.openai_hosts):
                 replay.attach(flow, takeover.ReadingControl(self.settings.kimi_max_body * KIB * KIB))
+            elif native.concerns(head, self.providers) and replay.installed():
+                replay.attach(flow, native.NativeControl(flow, self.settings.kimi_record_limit * KIB))
             return
         provider, route = found
         try:
@@ -180,6 +182,9 @@ class KimiMitm:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Let the answer stream."""
+        passing = replay.control_of(flow)
+        if isinstance(passing, native.NativeControl) and flow.response is not None:
+            passing.open_stream(flow.response)
         control = self._control(flow)
         if control is None or flow.response is None:
             return
@@ -269,6 +274,9 @@ class KimiMitm:
         await record.show_attempt(attempt.flow, attempt.response, attempt.error, f"attempt {number}: {why}")
 
     def _finish(self, flow: http.HTTPFlow) -> None:
+        passing = replay.control_of(flow)
+        if isinstance(passing, native.NativeControl) and flow.response is not None:
+            passing.keep(flow.response)
         control = self._control(flow)
         if control is None or control.finished:
             return

@@ -106,6 +106,52 @@ async def test_requests_of_others_are_left_alone(world):
     assert flow.comment == ""
 
 
+async def test_a_native_client_passes_with_its_own_login_unseen(world):
+    """What the service's own client sends to its host goes out as it came, streams, and shows no login in the flow."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    flow = _flow(path="/own/path", headers=[("Authorization", "Bearer fake-native"), ("X-Other", "1")])
+    await addon.requestheaders(flow)
+    await addon.request(flow)
+    control = replay.control_of(flow)
+    assert control.permit(flow, flow.server_conn) is None
+    assert "fake-native" not in str(flow.get_state())
+    assert control.seal(flow.request.copy()).headers["authorization"] == "Bearer fake-native"
+    flow.response = tutils.tresp(headers=Headers())
+    addon.responseheaders(flow)
+    assert flow.response.stream(b"frame") == [b"frame"]
+    assert flow.response.stream(b"") == []
+    addon.response(flow)
+    assert flow.response.data.content == b"frame"
+    assert flow.comment == ""
+
+
+async def test_a_native_client_without_replay_is_left_alone(world):
+    """Where nothing can be sealed a native client's request is not touched at all."""
+    tctx, addon = world
+    _provide(addon, FakeExchange())
+    replay.uninstall()
+    flow = _flow(path="/own/path", headers=[("Authorization", "Bearer fake-native")])
+    await addon.requestheaders(flow)
+    assert flow.request.headers["authorization"] == "Bearer fake-native"
+    assert replay.control_of(flow) is None
+
+
+async def test_a_native_answer_that_is_not_kept(world):
+    """With a record limit of 0 nothing of a native answer is kept."""
+    tctx, addon = world
+    tctx.options.kimi_record_limit = 0
+    _provide(addon, FakeExchange())
+    flow = _flow(path="/own/path")
+    await addon.requestheaders(flow)
+    flow.response = tutils.tresp(headers=Headers())
+    flow.response.data.content = None
+    addon.responseheaders(flow)
+    flow.response.stream(b"frame")
+    addon.response(flow)
+    assert flow.response.data.content is None
+
+
 async def test_what_others_answered_stays_answered(world):
     """An answer that stands already, such as proxyauth's 407, is not bypassed."""
     _, addon = world
