@@ -102,7 +102,7 @@ class FakeProvider:
         self.closed = False
 
     def route(self, head, *, local):
-        mine = head.path.startswith("/kimi/") if local else head.host == "api.kimi.com"
+        mine = head.path.startswith("/kimi/") if local else head.host == "api.kimi.com" and head.path != "/native"
         if not mine:
             return None
         return Route("fake", "chat", "openai", "https", "api.kimi.com", 443, "/coding/v1/chat/completions", local)

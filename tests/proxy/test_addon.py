@@ -110,7 +110,7 @@ async def test_a_native_client_passes_with_its_own_login_unseen(world):
     """What the service's own client sends to its host goes out as it came, streams, and shows no login in the flow."""
     _, addon = world
     _provide(addon, FakeExchange())
-    flow = _flow(path="/own/path", headers=[("Authorization", "Bearer fake-native"), ("X-Other", "1")])
+    flow = _flow("/native", headers=[("Authorization", "Bearer fake-native"), ("X-Other", "1")])
     await addon.requestheaders(flow)
     await addon.request(flow)
     control = replay.control_of(flow)
@@ -128,10 +128,10 @@ async def test_a_native_client_passes_with_its_own_login_unseen(world):
 
 async def test_a_native_client_without_replay_is_left_alone(world):
     """Where nothing can be sealed a native client's request is not touched at all."""
-    tctx, addon = world
+    _, addon = world
     _provide(addon, FakeExchange())
     replay.uninstall()
-    flow = _flow(path="/own/path", headers=[("Authorization", "Bearer fake-native")])
+    flow = _flow("/native", headers=[("Authorization", "Bearer fake-native")])
     await addon.requestheaders(flow)
     assert flow.request.headers["authorization"] == "Bearer fake-native"
     assert replay.control_of(flow) is None
@@ -142,7 +142,7 @@ async def test_a_native_answer_that_is_not_kept(world):
     tctx, addon = world
     tctx.options.kimi_record_limit = 0
     _provide(addon, FakeExchange())
-    flow = _flow(path="/own/path")
+    flow = _flow("/native")
     await addon.requestheaders(flow)
     flow.response = tutils.tresp(headers=Headers())
     flow.response.data.content = None
