@@ -31,6 +31,17 @@ DONE = frozenset({"forked", "shared", "known", "older"})  # outcomes of an impor
 COLOURS = {"forked": "green", "shared": "green", "known": "dim", "older": "dim"}
 PROVIDER = "kiro"
 
+# \b keeps click from joining the lines
+STRATEGY_HELP = """Show how accounts are chosen, or choose NAME.
+
+\b
+sticky       the active account; another one only while that cannot serve
+round-robin  the account that was used the longest time ago
+hybrid       the active account while it has credits, then the one with most
+
+In each of them a conversation stays on its account while that is healthy.
+"""
+
 account_argument = click.argument("account")
 
 
@@ -51,7 +62,10 @@ def accounts() -> None:
 
 @accounts.command("list", cls=KiroCommand)
 def list_accounts(app: App) -> ExitCode:
-    """Show every account: how it is, what is wrong with it, and what to do next. Asks nobody but this machine."""
+    """Show how each account is, and what to do next.
+
+    Asks nobody but this machine.
+    """
     stored = Registry(app.folder).load()
     now = app.world.clock()
     code = ExitCode.OK if stored.accounts else ExitCode.NOT_LOGGED_IN
@@ -62,7 +76,10 @@ def list_accounts(app: App) -> ExitCode:
 @accounts.command(cls=KiroCommand)
 @account_argument
 def use(app: App, account: str) -> ExitCode:
-    """Make ACCOUNT the active one: the strategies sticky and hybrid take it first."""
+    """Make ACCOUNT the active one.
+
+    The strategies sticky and hybrid take it first.
+    """
 
     def change(stored: Accounts, chosen: Account) -> None:
         stored.active_account_id = chosen.id
@@ -73,7 +90,10 @@ def use(app: App, account: str) -> ExitCode:
 @accounts.command(cls=KiroCommand)
 @account_argument
 def enable(app: App, account: str) -> ExitCode:
-    """Let ACCOUNT serve again, also one that Kiro had locked; pauses and faults are forgotten."""
+    """Let ACCOUNT serve again.
+
+    Also one that Kiro had locked: pauses and faults are forgotten.
+    """
 
     def change(stored: Accounts, chosen: Account) -> None:
         healthy: dict[str, Any] = {"enabled": True, "cooldown_until": None}
@@ -87,7 +107,10 @@ def enable(app: App, account: str) -> ExitCode:
 @accounts.command(cls=KiroCommand)
 @account_argument
 def disable(app: App, account: str) -> ExitCode:
-    """Let ACCOUNT rest until it is enabled again; its login is kept, and not renewed."""
+    """Let ACCOUNT rest until it is enabled.
+
+    Its login is kept, and not renewed.
+    """
 
     def change(stored: Accounts, chosen: Account) -> None:
         stored.put(chosen.model_copy(update={"enabled": False}))
@@ -98,22 +121,17 @@ def disable(app: App, account: str) -> ExitCode:
 @accounts.command("remove", cls=KiroCommand)
 @account_argument
 def remove_account(app: App, account: str) -> ExitCode:
-    """Remove ACCOUNT from this machine. Nothing is sent: at Kiro the login lives on."""
+    """Remove ACCOUNT from this machine.
+
+    Nothing is sent: at Kiro the login lives on.
+    """
     return app.out.show(remove(app, pick(Registry(app.folder).load(), account)))
 
 
-@accounts.command("strategy", cls=KiroCommand)
+@accounts.command("strategy", cls=KiroCommand, help=STRATEGY_HELP)
 @click.argument("chosen", metavar="[NAME]", type=click.Choice(STRATEGIES), required=False)
 def choose_strategy(app: App, chosen: Strategy | None) -> ExitCode:
-    r"""Show how accounts are chosen, or choose NAME.
-
-    \b
-    sticky       the active account; another one only while that cannot serve
-    round-robin  the account that was used the longest time ago
-    hybrid       the active account while it has credits, then the one with most of them
-
-    In each of them a conversation stays on its account while that is healthy.
-    """
+    """Show how accounts are chosen, or choose NAME."""
     registry = Registry(app.folder)
 
     def change(stored: Accounts) -> None:
@@ -133,10 +151,10 @@ def choose_strategy(app: App, chosen: Strategy | None) -> ExitCode:
 @click.argument("account", required=False)
 @click.option("--profile", "arn", metavar="ARN", help="Use this profile of the account's organisation from now on.")
 def refresh(app: App, account: str | None, arn: str | None) -> ExitCode:
-    """Renew the tokens of ACCOUNT, or of all, and ask for profile, credits and models anew.
+    """Renew the tokens of ACCOUNT, or of all.
 
-    A login that was turned down before is tried once more. Where an organisation has given you several profiles, all
-    of them are shown.
+    Profile, credits and models are asked for anew. A login that was turned down before is tried once more. Where an
+    organisation has given you several profiles, all of them are shown.
     """
     registry = Registry(app.folder)
     stored = registry.load()
@@ -178,10 +196,11 @@ def refresh(app: App, account: str | None, arn: str | None) -> ExitCode:
 )
 @click.option("--new", is_flag=True, help="Take logins of which nobody can say whose they are for new accounts.")
 def sync(app: App, kinds: tuple[str, ...], *, shared: bool, only: tuple[str, ...], new: bool) -> ExitCode:
-    """Import the logins of kiro-cli, the Kiro IDE, opencode's Kiro plugins, and KIRO_API_KEY.
+    """Import the logins of other programs.
 
-    Each login is imported once: its token is spent for a pair of our own, and the other program's file stays as it is.
-    Whether the other program's login outlives that is up to Kiro; with --shared it is left alone.
+    Those of kiro-cli, the Kiro IDE and opencode's Kiro plugins, and the key in KIRO_API_KEY. Each login is imported
+    once: its token is spent for a pair of our own, and the other program's file stays as it is. Whether the other
+    program's login outlives that is up to Kiro; with --shared it is left alone.
     """
     service = service_of(app)
     wanted = [KINDS[kind] for kind in kinds] or list(sources.NAMES)

@@ -89,7 +89,8 @@ class AppCommand(click.Command):
         own = params or []
         self.provider = provider
         self._own = frozenset(param.name for param in own)
-        common = [option for option in _common_options() if option.name not in self._own]
+        only = None if "provider" in self._own else provider
+        common = [option for option in _common_options(only) if option.name not in self._own]
         super().__init__(name, params=[*own, *common], **attributes)
 
     def invoke(self, ctx: click.Context) -> None:
@@ -122,11 +123,9 @@ class AppCommand(click.Command):
             setting = f"{provider}_{name}"
             if setting not in Settings.model_fields and name in self._own:
                 continue
-            value = ctx.params[name]
+            value = ctx.params.pop(name, None)
             if name in self._own:
                 ctx.params[name] = None
-            else:
-                del ctx.params[name]
             if value is None:
                 continue
             if setting not in Settings.model_fields:
@@ -138,22 +137,22 @@ class AppCommand(click.Command):
 SHORTHANDS = {"region": "Region of the plan.", "identity": "How our own calls identify themselves."}
 
 
-def _values(name: str) -> str:
-    """Return what a shorthand may be, for each provider that has it."""
+def _values(name: str, provider: str | None) -> str:
+    """Return what a shorthand may be: for *provider*, or for each one that has it; empty where none has."""
     known = {setting: choices(setting) for setting in Settings.model_fields if setting.endswith(f"_{name}")}
-    return "; ".join(
-        f"{setting.removesuffix(f'_{name}').title()}: {', '.join(values)}"
-        for setting, values in known.items()
-        if values
-    )
+    texts = {setting.removesuffix(f"_{name}"): ", ".join(values) for setting, values in known.items() if values}
+    if provider is not None:
+        return texts.get(provider, "")
+    return "; ".join(f"{name.title()}: {values}" for name, values in texts.items())
 
 
-def _common_options() -> list[click.Parameter]:
+def _common_options(provider: str | None) -> list[click.Parameter]:
     return [
         click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, errors included, for programs."),
         *(
-            click.Option([f"--{name}"], metavar="NAME", help=f"{text} {_values(name)}")
+            click.Option([f"--{name}"], metavar="NAME", help=f"{text} {values}")
             for name, text in SHORTHANDS.items()
+            if (values := _values(name, provider))
         ),
         click.Option(
             ["--set", "overrides"],

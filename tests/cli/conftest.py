@@ -121,7 +121,7 @@ class KiroCli(Cli):
         return [*tokens, *(secret for secret, _ in self.aws.clients.values()), "ksk_fake"]
 
     def __call__(self, *arguments: str) -> Result:
-        confdir = ["--confdir", str(self.folder / "mitmproxy")]
+        confdir = [] if "--help" in arguments else ["--confdir", str(self.folder / "mitmproxy")]
         result = CliRunner().invoke(main, [*arguments, *confdir], obj=self.world, input=self.input)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         assert "Traceback" not in result.output

@@ -294,3 +294,25 @@ def test_sync_of_a_login_that_tells_nothing(kiro, kiro_cli_store):
     kiro.service.valid = lambda token: False
     result = kiro("accounts", "sync")
     assert (result.exit_code, "could not be read now" in result.stderr, len(kiro.accounts)) == (0, True, 1)
+
+
+# --- help -------------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_every_command_in_one_line(kiro):
+    """Each command says in a few words what it does, and none is cut short."""
+    text = kiro("accounts", "--help").stdout
+    lines = text.partition("Commands:\n")[2].splitlines()
+    assert len(lines) == 8
+    assert not [line for line in lines if line.endswith("...")]
+
+
+def test_help_of_the_strategies(kiro):
+    """Each strategy stands on a line of its own."""
+    lines = kiro("accounts", "strategy", "--help").stdout.splitlines()
+    assert [name for line in lines for name in STRATEGIES if line.startswith(f"  {name} ")] == [
+        "sticky",
+        "round-robin",
+        "hybrid",
+    ]
+    assert not [line for line in lines if "--region" in line]
