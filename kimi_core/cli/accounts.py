@@ -160,7 +160,7 @@ def refresh(app: App, account: str | None, arn: str | None) -> ExitCode:
     stored = registry.load()
     chosen = [pick(stored, account)] if account is not None else [one for one in stored.accounts if one.enabled]
     if arn is not None:
-        _set_profile(registry, chosen, account, arn)
+        _set_profile(registry, account, arn)
     service = service_of(app)
     problems, found_profiles = asyncio.run(_refresh_all(service, chosen))
     left = registry.load()
@@ -227,18 +227,12 @@ def _changed(app: App, word: str, change: Callable[[Accounts, Account], None], s
     return app.out.show(Report(account_object(account, active, now), view))
 
 
-def _set_profile(registry: Registry, chosen: list[Account], word: str | None, arn: str) -> None:
+def _set_profile(registry: Registry, word: str | None, arn: str) -> None:
     if word is None:
         raise ConfigError("--profile is for one account: name it.")
     if arn_region(arn) is None:
         raise ConfigError(f"{arn!r} is no profile; they look like arn:aws:codewhisperer:us-east-1:…:profile/….")
-
-    def change(stored: Accounts) -> None:
-        for one in chosen:
-            if (account := stored.get(one.id)) is not None:  # as it is now: its tokens may have been renewed
-                stored.put(with_profile(account, arn))
-
-    registry.update(change)
+    registry.update(lambda stored: stored.put(with_profile(pick(stored, word), arn)))
 
 
 async def _refresh_all(
