@@ -1,8 +1,10 @@
-"""Every test starts from the same place: no proxy and no Kimi variable of the user's own, no host but this machine."""
+"""Every test starts from the same place: no proxy and no variable of the user's own, no host but this machine."""
 
 import os
 import socket
 import warnings
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -11,9 +13,19 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import mitmproxy.flowfilter  # noqa: F401
 
-_USERS_OWN = ("KIMI_", "OPENAI_", "ANTHROPIC_", "SSL_CERT_", "NODE_EXTRA_")
+_USERS_OWN = ("KIMI_", "KIRO", "DEBUG_KIRO_", "OPENAI_", "ANTHROPIC_", "SSL_CERT_", "NODE_EXTRA_")
 NO_NODE = "KIMI_MITM_NO_NODE"  # asks for a run without node, not for a setting of the program
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_END_TO_END = Path(__file__).parent / "e2e"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, those that start processes: the many short ones then fill the gaps.
+
+    Workers take whole files in this order, so that none of them is left with a long one at the end.
+    """
+    sizes = Counter(item.path for item in items)
+    items.sort(key=lambda item: (_END_TO_END not in item.path.parents, -sizes[item.path]))
 
 
 @pytest.fixture(autouse=True, scope="session")
