@@ -1,10 +1,12 @@
 """Kiro in the world of the end-to-end tests: its service and its logins behind TLS, and a proxy that has accounts."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 import trustme
 
 from kimi_core.kiro.accounts import Account, Accounts, AuthMethod, Registry, new_id
@@ -166,3 +168,12 @@ class KiroProxy(Proxy):
         """Return the label of the account whose token a request carried, be it good or not."""
         number = seen.bearer.split("-")[2]
         return f"account-{number}"
+
+
+def said(answer: httpx.Response) -> str:
+    """Return the text of an answer, streamed or not."""
+    if not answer.headers["content-type"].startswith("text/event-stream"):
+        return answer.json()["choices"][0]["message"]["content"]
+    events = [line[6:] for line in answer.text.split("\n\n") if line.startswith("data: {")]
+    choices = [choice for event in events for choice in json.loads(event)["choices"]]
+    return "".join(choice["delta"].get("content", "") for choice in choices)

@@ -1,7 +1,6 @@
 """Several Kiro accounts behind one endpoint: who serves, who is passed over, and what is kept of it."""
 
 import asyncio
-import json
 import time
 from collections import Counter
 
@@ -9,6 +8,7 @@ import httpx
 import pytest
 
 from tests.e2e.harness import wait_until
+from tests.e2e.kiro_harness import said
 from tests.kiro.kiro_frames import INITIAL, text
 from tests.servers.kiro import BUILDER_ARN, Login, host_of, user_of
 from tests.servers.kiro_answers import NASTY, REFUSALS, stream
@@ -42,15 +42,6 @@ def ask(kiro):
 def askers(kiro_world, kiro):
     """Return the labels of the accounts that asked for an answer, in order."""
     return [kiro.who(seen) for seen in kiro_world.kiro.of("generate")]
-
-
-def said(answer):
-    """Return the text of an answer, streamed or not."""
-    if not answer.headers["content-type"].startswith("text/event-stream"):
-        return answer.json()["choices"][0]["message"]["content"]
-    events = [line[6:] for line in answer.text.split("\n\n") if line.startswith("data: {")]
-    choices = [choice for event in events for choice in json.loads(event)["choices"]]
-    return "".join(choice["delta"].get("content", "") for choice in choices)
 
 
 def settled(kiro, account, **fields):
