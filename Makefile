@@ -50,7 +50,7 @@ format: setup-dev ## let ruff write the layout
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup-dev ## measure what the addon costs, in about a minute
+bench: setup-dev ## measure what the addon costs, in about three minutes
 	@set -e; for each in benchmarks/[!_]*.py; do $(BIN)/python $$each $(ARGS); done
 
 check-upstream: setup-dev ## compare the pinned client versions with the newest released ones
