@@ -11,8 +11,9 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,8 +30,10 @@ from kimi_core.kiro.identity import KiroIdentity
 from kimi_core.kiro.management import Caller
 from kimi_core.kiro.profile import needs_discovery
 from kimi_core.kiro.recall import TurnMemory
+from kimi_core.kiro.refusals import Suspended
 from kimi_core.kiro.stores import Surroundings
-from kimi_core.kiro.sync import Importer
+from kimi_core.kiro.sync import Importer, Person, identify
+from kimi_core.kiro.verdict import Finding, Kind
 from kimi_core.kiro.whose import Asker
 from kimi_core.outbound import Outbound
 from kimi_core.settings import Settings
@@ -197,19 +200,32 @@ class Service:
     async def fetch_models(self, account_id: str) -> Catalog:
         """Ask for the models of an account now."""
         now = self.clock()
-        return await self.catalogs.refresh(account_id, lambda: models.fetch(self.caller, account_id, now), now)
+        with self._noting_locks(account_id):
+            return await self.catalogs.refresh(account_id, lambda: models.fetch(self.caller, account_id, now), now)
 
     async def fetch_usage(self, account_id: str) -> usage.Usage:
-        """Ask for the usage of an account now, and store it."""
-        found = await usage.fetch(self.caller, account_id, int(self.clock() * 1000))
+        """Ask for the usage of an account now, and store it, and whose the account is."""
+        with self._noting_locks(account_id):
+            found = await usage.fetch(self.caller, account_id, int(self.clock() * 1000))
 
         def alter(stored: Accounts) -> None:
-            account = stored.get(account_id)
+            kept = identify(stored, account_id, Person(found.user_id, found.email)) if found.user_id else account_id
+            account = stored.get(kept)
             if account is not None:
                 stored.put(usage.noted(account, found))
 
         await self.registry.aupdate(alter)
         return found
+
+    @contextmanager
+    def _noting_locks(self, account_id: str) -> Iterator[None]:
+        """Note where the service says, on a call of our own, that it has locked the account."""
+        try:
+            yield
+        except Suspended as error:
+            if error.failure is not None:
+                self.note(account_id, Finding(Kind.suspended, error.failure))
+            raise
 
     def want_models(self, account_id: str) -> None:
         """See to it that an account's model list is no older than it should be, without waiting."""

@@ -7,8 +7,10 @@ from kimi_core.errors import AuthUnavailable, StoreError
 from kimi_core.kiro import models, profiles, usage
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.catalog import FALLBACK, Catalog, ModelInfo
+from kimi_core.kiro.events import Failure
 from kimi_core.kiro.health import Event
 from kimi_core.kiro.records import UsageRecord
+from kimi_core.kiro.refusals import Suspended
 from kimi_core.kiro.service import USAGE_LIFE, Service
 from tests.kiro.pool_accounts import NOW, finding, ms
 from tests.kiro.service_stand_ins import World, social
@@ -158,6 +160,34 @@ async def test_usage_is_asked_for_when_it_is_old(world, monkeypatch):
     world.store()
     await world.service.fetch_usage("a")
     assert world.stored("a") is None
+
+
+async def test_usage_tells_whose_an_account_is(world, monkeypatch):
+    """An account that turns out to be another one's twin gives its login to that one."""
+    world.store(social("a", user_id="u-1"), social("b"))
+
+    async def fetch(_caller, _account_id, now_ms):
+        return usage.Usage((usage.Pot("plan", 10, 50),), "PRO", None, now_ms, user_id="u-1", email="me@x.test")
+
+    monkeypatch.setattr(usage, "fetch", fetch)
+    await world.service.fetch_usage("b")
+    (left,) = world.service.accounts().accounts
+    assert (left.user_id, left.usage.used) == ("u-1", 10)
+
+
+@pytest.mark.parametrize("failure", [Failure("AccessDeniedException", "Locked.", "TEMPORARILY_SUSPENDED"), None])
+@pytest.mark.parametrize(("module", "ask"), [(usage, "fetch_usage"), (models, "fetch_models")])
+async def test_a_lock_is_noted_wherever_it_is_told(world, monkeypatch, failure, module, ask):
+    """An account that the service says it has locked is not used any more, whichever call it says it on."""
+
+    async def fetch(*_args):
+        raise Suspended("Locked.", failure)
+
+    monkeypatch.setattr(module, "fetch", fetch)
+    with pytest.raises(Suspended):
+        await getattr(world.service, ask)("a")
+    await world.service.settle()
+    assert world.stored("a").state == ("suspended" if failure else "ok")
 
 
 async def test_credits_are_counted_from_the_answers(world):
