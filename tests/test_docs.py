@@ -19,7 +19,7 @@ from kimi_core.kimi import body, identity
 from kimi_core.kimi.constants import LOCAL_PREFIX, REGIONS
 from kimi_core.kimi.models import Catalog
 from kimi_core.kimi.verdict import Reason
-from kimi_core.kiro import accounts, models, request, verdict
+from kimi_core.kiro import accounts, fields, models, request, verdict
 from kimi_core.kiro import identity as kiro_identity
 from kimi_core.kiro.constants import DEFAULT_REGION, Endpoints
 from kimi_core.kiro.constants import LOCAL_PREFIX as KIRO_PREFIX
@@ -154,6 +154,11 @@ def test_every_kind_of_failure_of_kiro_is_explained():
     actions = table(KIRO, "actions")
     assert [row[0] for row in actions] == [f"`{action}`" for action in verdict.Action]
     assert all(len(row) == 2 and row[1] for row in actions)
+
+
+def test_refused_fields_are_those_of_the_code():
+    """Kiro's page names every field of a request that is refused where it asks for anything."""
+    assert f"| {', '.join(f'`{name}`' for name in fields.REFUSED)} | refused by name" in KIRO
 
 
 def test_every_variable_of_the_environment_is_named():
