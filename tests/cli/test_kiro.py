@@ -303,7 +303,7 @@ def test_usage_that_cannot_be_had(kiro):
     result = kiro("usage", "kiro")
     assert result.exit_code == 1
     assert re.search(r"37.6 of 50 left.*\(2m( \d+s)? ago\)", result.stdout)
-    assert "a@b.example: " in result.stdout
+    assert "d-fake-user-1@example.test: " in result.stdout
 
 
 def test_usage_of_an_account_that_is_switched_off(kiro):
