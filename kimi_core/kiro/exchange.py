@@ -68,7 +68,7 @@ class KiroExchange(Exchange):
             route.host,
             route.port,
             route.path,
-            head.headers.without("authorization", "x-api-key"),
+            head.headers.without("authorization", "x-api-key", "cookie"),
         )
         self._service = service
         self._client = head.headers

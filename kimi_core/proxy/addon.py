@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mitmproxy import connection, ctx, http, tls
@@ -230,6 +230,7 @@ class KimiMitm:
         guard.check_log()
 
     async def _begin(self, flow: http.HTTPFlow, provider: Provider, head: RequestHead, route: Route) -> None:
+        head = replace(head, headers=head.headers.without(guard.KEY_HEADER))  # between the client and this proxy only
         opened = await provider.open(head, route)
         if isinstance(opened, Reply):
             self._answer(flow, opened)

@@ -337,6 +337,18 @@ async def test_client_key_from_the_options(world):
     assert _error(flow)["code"] == "client_key"
 
 
+async def test_the_client_key_goes_no_further(world):
+    """The header of the client key is for this proxy alone: no provider gets it."""
+    tctx, addon = world
+    tctx.options.kimi_client_key = "fake-key"
+    provider = _provide(addon, FakeExchange())
+    flow = _flow(headers=[("X-Kimi-Mitm-Key", "fake-key"), ("Authorization", "Bearer sk-own")])
+    await addon.requestheaders(flow)
+    (head,) = provider.heads
+    assert head.headers.get("x-kimi-mitm-key") is None
+    assert head.headers.get("authorization") == "Bearer sk-own"
+
+
 @pytest.mark.parametrize(("peer", "error"), [("127.0.0.1", None), ("192.168.1.5", "kimi_allow_clients")])
 async def test_clients_of_other_machines_are_turned_away(world, peer, error):
     """A client of another machine is refused before a byte of it is read."""
