@@ -191,6 +191,16 @@ def test_commands_are_those_of_the_command_line():
         assert set(re.findall(r"kimi-mitm accounts (\w+)", page)) <= set(names_in(text))
 
 
+def test_every_command_takes_the_options_that_all_are_said_to_take():
+    """What the README says of all commands is true of each."""
+    leaves = [each for one in main.commands.values() for each in getattr(one, "commands", {"": one}).values()]
+    said = set(names_in(re.search(r"^All take (.*?)\.", README, re.MULTILINE)[1]))
+    assert said
+    for leaf in leaves:
+        names = {option for parameter in leaf.get_params(click.Context(leaf)) for option in parameter.opts}
+        assert said <= names, leaf.name
+
+
 def test_commands_are_those_of_the_addon():
     """The README lists the commands that the addon adds to mitmproxy."""
     declared = set()
