@@ -1,5 +1,5 @@
 // One call of the AI SDK, told on standard output: a JSON object a line for each part of the stream as it arrives.
-// usage: node ai_sdk.mjs BASE_URL PROMPT [tools]
+// usage: node ai_sdk.mjs BASE_URL PROMPT [tools]; the model is AI_SDK_MODEL or kimi-for-coding
 // HTTPS_PROXY is honoured, as by any program that uses undici's EnvHttpProxyAgent; NODE_EXTRA_CA_CERTS is node's own.
 
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
@@ -26,7 +26,7 @@ const tools = withTools && {
 const say = (part) => process.stdout.write(JSON.stringify(part) + "\n");
 
 const result = streamText({
-  model: provider("kimi-for-coding"),
+  model: provider(process.env.AI_SDK_MODEL ?? "kimi-for-coding"),
   prompt,
   tools,
   stopWhen: stepCountIs(2),
