@@ -1,13 +1,14 @@
 """Several Kiro accounts behind one endpoint: who serves, who is passed over, and what is kept of it."""
 
 import asyncio
+import json
 import time
 from collections import Counter
 
 import httpx
 import pytest
 
-from tests.e2e.harness import wait_until
+from tests.e2e.harness import FOREIGN, wait_until
 from tests.e2e.kiro_harness import said
 from tests.kiro.kiro_frames import INITIAL, text
 from tests.servers.kiro import BUILDER_ARN, Login, host_of, user_of
@@ -123,6 +124,18 @@ def test_each_attempt_is_a_flow_of_its_own(kiro_world, kiro, three, ask):
     assert three[0].label in flows[0].comment
     assert "USER_REQUEST_RATE_EXCEEDED" in flows[0].comment
     assert "3 attempts" in flows[2].comment or "attempts: 3" in flows[2].comment, flows[2].comment
+
+
+def test_flows_are_open_to_inspection(kiro, three, ask):
+    """What was asked, what went to Kiro and what came back can be read in the flow, but for the credential."""
+    since = kiro.flow_bytes()
+    ask(stream=True)
+    (flow,) = wait_until(lambda: kiro.flows(since), "the flow")
+    state = json.loads(flow.request.content)["conversationState"]
+    assert state["currentMessage"]["userInputMessage"]["content"] == "[[say served]]"
+    assert flow.request.headers["authorization"] == f"Bearer [kiro {three[0].label}]"
+    assert b"chat.completion.chunk" in flow.response.content
+    assert MODEL in flow.comment
 
 
 def test_a_lost_connection_is_tried_again(kiro_world, kiro, three, ask):
@@ -374,6 +387,42 @@ def test_who_comes_while_all_are_busy_waits_for_a_place(kiro_world, narrow):
     assert [status for status, _ in in_parallel(narrow, bodies, 6)] == [200] * 6
 
 
+# --- hosts of others --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def elsewhere(start_kiro):
+    """Return a proxy that takes over requests to another host which name a model of Kiro's."""
+    made = start_kiro(options=[f"openai_hosts={FOREIGN}"])
+    made.add()
+    return made
+
+
+def test_a_model_of_kiros_is_taken_over_on_another_host(kiro_world, elsewhere):
+    """A request for kiro/… on an OpenAI-style host is served by Kiro, and the host's own key goes nowhere."""
+    with elsewhere.client() as client:
+        answer = client.post(
+            f"https://{FOREIGN}/v1/chat/completions",
+            json={"model": f"kiro/{MODEL}", "messages": [{"role": "user", "content": "[[say served]]"}]},
+            headers={"authorization": "Bearer own-key"},
+        )
+    assert said(answer) == "served"
+    (seen,) = kiro_world.kiro.of("generate")
+    assert user_of(seen)["modelId"] == MODEL
+    assert not kiro_world.foreign.requests
+
+
+def test_all_else_on_another_host_passes_untouched(kiro_world, elsewhere):
+    """Other models reach their own host with the client's key and every byte of the body."""
+    body = b'{ "model": "gpt-x",  "messages": [] }'
+    headers = {"authorization": "Bearer own-key", "content-type": "application/json"}
+    with elsewhere.client() as client:
+        client.post(f"https://{FOREIGN}/v1/chat/completions", content=body, headers=headers)
+    (seen,) = kiro_world.foreign.requests
+    assert (seen.body, seen.header("authorization")) == (body, "Bearer own-key")
+    assert not kiro_world.kiro.of("generate")
+
+
 # --- native traffic --------------------------------------------------------------------------------------------------
 
 
@@ -382,7 +431,6 @@ def test_native_traffic_passes_as_it_is(kiro_world, kiro, host):
     """What kiro-cli itself sends to these hosts goes out with its own token and body, and comes back byte for byte."""
     kiro.accounts(1)
     own = kiro_world.aws.login("desktop")["accessToken"]
-    kiro.shown.add(own)  # it is the client's own business, as with any other host
     target = "AmazonCodeWhispererStreamingService.GenerateAssistantResponse"
     headers = {
         "content-type": "application/x-amz-json-1.0",
@@ -405,3 +453,5 @@ def test_native_traffic_passes_as_it_is(kiro_world, kiro, host):
     assert answer.content.startswith(b"\x00\x00\x00")
     assert "x-kimi-mitm-account" not in answer.headers
     assert user_of(seen)["content"] == "pattern"
+    wait_until(lambda: len(kiro.flows()) > 1, "its flow")
+    assert own.encode() not in kiro.flow_file.read_bytes()

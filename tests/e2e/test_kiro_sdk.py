@@ -430,12 +430,21 @@ def test_a_lost_connection_does_not_look_finished(kiro_world, client):
     assert len(kiro_world.kiro.of("generate")) == 1
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_whole_answer_that_breaks_is_an_error(client_h1, name):
-    """``stream: false`` gets an error status, never half of an answer."""
+@pytest.mark.parametrize("name", ["cut-call", "no-completion", "crc", "exception-middle"])
+def test_a_whole_answer_that_breaks_is_an_error(plain, name):
+    """``stream: false`` gets an error status where no try is left, never half of an answer."""
     with pytest.raises(openai.APIStatusError) as caught:
-        client_h1.chat.completions.create(**say(f"[[nasty {name}]]", tools=[ADD]))
+        plain.chat.completions.create(**say(f"[[nasty {name}]]", tools=[ADD]))
     assert caught.value.status_code >= 500
+
+
+@pytest.mark.parametrize("name", ["no-completion", "crc", "reset"])
+def test_a_whole_answer_that_breaks_is_asked_for_again(kiro_world, plain, name):
+    """Of ``stream: false`` the client has seen nothing yet, so that there is another attempt."""
+    kiro_world.kiro.queue(NASTY[name])
+    answer = plain.chat.completions.create(**say("[[say served]]"))
+    assert answer.choices[0].message.content == "served"
+    assert len(kiro_world.kiro.of("generate")) == 2
 
 
 @STREAMED
@@ -455,6 +464,8 @@ def test_an_answer_that_fills_the_window_ends_for_its_length(client_h1, streamed
         ("json-200", 1, False),
         ("error-frame", 2, True),
         ("html", 2, False),
+        ("nothing", 2, True),
+        ("nothing", 2, False),
     ],
 )
 def test_an_answer_that_never_begins_is_a_failed_attempt(kiro_world, kiro, plain, name, tries, streamed):
