@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kimi_core.conversation import conversation_key
-from kimi_core.errors import KimiMitmError, StoreError
+from kimi_core.errors import KimiMitmError, StoreError, UpstreamError
 from kimi_core.exchange import (
     Answer,
     AnswerHead,
@@ -33,7 +33,7 @@ from kimi_core.kiro.attempts import Attempts, label, limit
 from kimi_core.kiro.catalog import ModelInfo
 from kimi_core.kiro.converter import ChatStream, Peek, collect, first_failure
 from kimi_core.kiro.events import Failure
-from kimi_core.kiro.refusals import AllUnavailable, Unreachable
+from kimi_core.kiro.refusals import AllUnavailable
 from kimi_core.kiro.request import RequestOptions, Translated
 from kimi_core.kiro.service import Service
 from kimi_core.kiro.verdict import Finding, Kind
@@ -50,6 +50,15 @@ EVENT_STREAM = Headers([("content-type", "text/event-stream; charset=utf-8"), ("
 ACCOUNT = "x-kimi-mitm-account"
 IGNORED = "x-kimi-mitm-ignored"
 SHARED_FAULT = frozenset({Kind.quota, Kind.rate, Kind.auth, Kind.suspended})  # what "no account is left" says better
+
+
+class Silent(UpstreamError):
+    """The service sent nothing more within the limit."""
+
+    code = "kiro_silent"
+    status = 504
+    retryable = True
+    hint = "This may pass; try again later."
 
 
 class KiroExchange(Exchange):
@@ -214,7 +223,7 @@ class KiroExchange(Exchange):
 
     def silence(self, seconds: float) -> KimiMitmError:
         """Return the error for an answer that stayed silent."""
-        return Unreachable(f"Kiro sent nothing for {seconds:g} s.")
+        return Silent(f"Kiro sent nothing for {seconds:g} s.")
 
     def ping(self) -> bytes:
         """Return an SSE comment."""
