@@ -103,4 +103,4 @@ def test_usage_and_models_are_those_of_the_account(kiro, run):
     """`usage kiro` shows credits and plan, `models kiro` the list with its sizes."""
     kiro.add()
     assert "37.6 of 50" in run("usage", "kiro")
-    assert "claude-sonnet-4.5" in run("models", "kiro")
+    assert "claude-sonnet-4-5" in run("models", "kiro")
