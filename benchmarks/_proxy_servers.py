@@ -65,7 +65,9 @@ def kimi_answer(pieces: int, *, last: str = "", paced: bool = False, open_end: b
 def kiro_answer(pieces: int, *, last: str = "", paced: bool = False, open_end: bool = False) -> Answer:
     """Return so many frames with a word each; *last* is the text of one more."""
     words = [text(f"word{number % 10} ") for number in range(pieces)]
-    return Answer(EVENT_STREAM, [INITIAL, *words, *([text(last)] if last else [PERCENT, METERING])], paced, open_end)
+    words[0] = INITIAL + words[0]  # it brings the client nothing that could be waited for
+    end = text(last) if last else PERCENT + METERING
+    return Answer(EVENT_STREAM, [*words, end], paced, open_end)
 
 
 def _event(delta: dict[str, str], finish: str | None = None, **more: Any) -> bytes:
