@@ -121,8 +121,10 @@ class KiroCommands:
     @command.command("kiro.refresh")
     def refresh(self) -> str:
         """Refresh the login of every account now; the outcome follows in the log."""
-        for account in self._kiro().service.accounts().accounts:
-            self._start(self._log_refresh(account.id, account.label), "kiro.refresh")
+        stored = self._kiro().service.accounts().accounts
+        for account in stored:
+            if account.auth_method != "api_key":  # a key never runs out
+                self._start(self._log_refresh(account.id, account.label), "kiro.refresh")
         return "Refreshing; the outcome follows in the log."
 
     async def _log_usage(self, account_id: str, label: str) -> None:

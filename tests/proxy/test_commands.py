@@ -162,3 +162,11 @@ async def test_kiro_refresh_tells_its_outcome(kiro, caplog):
             await report(work)
     assert caplog.text.count("refreshed") == 3
     assert "fake-access" not in caplog.text
+
+
+def test_api_keys_are_not_refreshed(kiro):
+    """An API key never runs out, so there is nothing to refresh."""
+    commands, world, started = kiro
+    world.store(social("k", auth_method="api_key"))
+    commands.refresh()
+    assert started == []
