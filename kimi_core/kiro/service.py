@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,7 +40,11 @@ from kimi_core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+LINGER = 0.05  # seconds for which notes on accounts are gathered before they are written, all at once
 USAGE_LIFE = 300.0  # seconds that an account's usage is good for (kiro.md §8)
+
+
+type Alteration = Callable[[Accounts], None]
 
 
 class Service:
@@ -57,6 +61,7 @@ class Service:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         tokens: Tokens | None = None,
         around: Surroundings | None = None,
+        linger: float = LINGER,
     ) -> None:
         self.settings = settings
         self.endpoints = Endpoints.from_env(environ)
@@ -75,13 +80,17 @@ class Service:
         self.previews = Previews(environ)
         self.in_flight: Counter[str] = Counter()
         self._freed = asyncio.Event()
+        self._linger = linger
+        self._noted: list[Alteration] = []  # not written yet
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     # --- accounts ------------------------------------------------------------------------------------------------
 
     def accounts(self) -> Accounts:
-        """Return what is stored. Raises AccountsDamaged, StoreError."""
-        return self.registry.load()
+        """Return what is stored, with what is noted and not written yet. Raises AccountsDamaged, StoreError."""
+        stored = self.registry.load()
+        _apply(self._noted, stored)
+        return stored
 
     def identity_for(self, account: Account) -> KiroIdentity:
         """Return the identity that requests of *account* carry."""
@@ -143,8 +152,9 @@ class Service:
         self._freed.set()
 
     def note(self, account_id: str, outcome: Outcome) -> None:
-        """Store what happened to an account, beside the request; writes of one account keep their order."""
-        self.change(account_id, lambda account: health.apply(account, outcome, self.clock()))
+        """Store what happened to an account, beside the request."""
+        now = self.clock()
+        self.change(account_id, lambda account: health.apply(account, outcome, now))
 
     def change(self, account_id: str, change: Callable[[Account], Account]) -> None:
         """Store a change of an account, beside the request."""
@@ -154,7 +164,7 @@ class Service:
             if account is not None:
                 stored.put(change(account))
 
-        self._then(f"store {account_id}", lambda: self.registry.aupdate(alter))
+        self._note(alter)
 
     def spent(self, account_id: str, credits_: float) -> None:
         """Count what an answer cost, so that usage need not be asked for each time."""
@@ -168,7 +178,7 @@ class Service:
             if stored.get(account_id) is not None:
                 stored.active_account_id = account_id
 
-        self._then(f"store {account_id}", lambda: self.registry.aupdate(alter))
+        self._note(alter)
 
     async def ready(self, account_id: str) -> Account:
         """Return the account with a token to use now, and with its profile where its login has one of its own.
@@ -267,10 +277,15 @@ class Service:
             await asyncio.gather(*running, return_exceptions=True)
 
     def close(self) -> None:
-        """Cancel what runs beside, but for what is being stored."""
-        for name, task in self._tasks.items():
-            if not name.startswith("store "):
-                task.cancel()
+        """Cancel what runs beside, and write what is noted."""
+        for task in self._tasks.values():
+            task.cancel()
+        noted, self._noted = self._noted, []
+        if noted:
+            try:
+                self.registry.update(lambda stored: _apply(noted, stored))
+            except StoreError as error:
+                _complain(error)
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
@@ -292,26 +307,40 @@ class Service:
         if running is None or running.done():
             self._tasks[name] = _task(_logged(work), name)
 
-    def _then(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
-        """Run *work* after what runs under that name."""
-        before = self._tasks.get(name)
+    def _note(self, alter: Alteration) -> None:
+        """Have *alter* written with whatever else is noted in the next moment; reads see it at once."""
+        self._noted.append(alter)
+        self._beside("store", self._write)
 
-        async def after() -> None:
-            if before is not None:
-                await asyncio.gather(before, return_exceptions=True)
-            await _logged(work)
-
-        self._tasks[name] = _task(after(), name)
+    async def _write(self) -> None:
+        while self._noted:
+            await asyncio.sleep(self._linger)
+            count = len(self._noted)
+            noted = self._noted[:count]
+            try:
+                # in a thread: the lock may be another process's, and the disk is waited for
+                await asyncio.to_thread(self.registry.update, lambda stored, noted=noted: _apply(noted, stored))
+            finally:
+                del self._noted[:count]
 
 
 def _task(work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
     return asyncio.get_running_loop().create_task(work, name=f"kiro {name}")
 
 
+def _apply(noted: Iterable[Alteration], stored: Accounts) -> None:
+    for alter in noted:
+        alter(stored)
+
+
+def _complain(error: StoreError) -> None:
+    logger.warning("What is known of a Kiro account could not be stored: %s", error.sentence)
+
+
 async def _logged(work: Callable[[], Awaitable[object]]) -> None:
     try:
         await work()
     except StoreError as error:
-        logger.warning("What is known of a Kiro account could not be stored: %s", error.sentence)
+        _complain(error)
     except KimiMitmError as error:
         logger.info("Kiro: %s", error)

@@ -50,6 +50,7 @@ class World:
             environ=environ or {},
             clock=lambda: self.now,
             sleep=self._sleep,
+            linger=0.0,
             around=Surroundings(environ or {}, home or folder / "home", "linux"),
         )
         self.tokens = self.service.tokens = FakeTokens(self.service.registry)

@@ -223,8 +223,8 @@ async def test_trouble_beside_is_a_line_in_the_log(world, monkeypatch, caplog, e
     assert (caplog.records[-1].levelno, said in caplog.text) == (level, True)
 
 
-async def test_closing_spares_what_is_being_stored(world, monkeypatch):
-    """Questions are cancelled at the end, what has to be stored is not."""
+async def test_closing_writes_what_is_noted(world, monkeypatch):
+    """Questions are cancelled at the end, what is noted is written."""
     gate = asyncio.Event()
 
     async def wait(*_args):
@@ -235,9 +235,36 @@ async def test_closing_spares_what_is_being_stored(world, monkeypatch):
     world.service.note("a", Event.served)
     await asyncio.sleep(0)
     world.service.close()
+    assert world.stored("a").request_count == 1
     await world.service.settle()
     assert world.stored("a").request_count == 1
     assert world.service._tasks["renew a"].cancelled()
+    world.service.close()
+
+
+async def test_a_note_that_cannot_be_written_at_the_end_is_told(world, caplog):
+    """A document that does not parse is named, and nothing raises while the program ends."""
+    world.service.note("a", Event.served)
+    world.service.registry.document.path.write_text("{oops")
+    with caplog.at_level(logging.WARNING):
+        world.service.close()
+    assert "could not be stored" in caplog.text
+
+
+async def test_notes_are_seen_before_they_are_written(world, monkeypatch):
+    """What happened to an account counts for the next choice at once, and many notes are one write."""
+    writes = []
+    real = world.service.registry.update
+    monkeypatch.setattr(world.service.registry, "update", lambda change: writes.append(1) or real(change))
+    world.service.note("a", finding("rate_limited"))
+    for _ in range(5):
+        world.service.note("b", Event.served)
+    assert world.service.pick(conversation="", model="auto", tried=frozenset()).id == "b"
+    assert world.stored("a").cooldown_until is None
+    await world.service.settle()
+    assert world.stored("a").cooldown_until == ms(30)
+    assert world.stored("b").request_count == 5
+    assert len(writes) == 1
 
 
 def test_versions_of_the_settings_are_named(tmp_path):

@@ -167,6 +167,6 @@ async def test_kiro_refresh_tells_its_outcome(kiro, caplog):
 def test_api_keys_are_not_refreshed(kiro):
     """An API key never runs out, so there is nothing to refresh."""
     commands, world, started = kiro
-    world.store(social("k", auth_method="api_key"))
+    world.store(social("k").model_copy(update={"auth_method": "api_key"}))
     commands.refresh()
     assert started == []
