@@ -124,7 +124,9 @@ class ReplayStream(StockStream):
     # --- what comes in, what goes out --------------------------------------------------------------------------
 
     def _handle_event(self, event: events.Event) -> Steps[None]:
-        if isinstance(event, events.Wakeup):
+        if type(event) is ResponseData and self.server_state == self.state_stream_response_body and self._control:
+            yield from self._pass_on(event)
+        elif isinstance(event, events.Wakeup):
             yield from self._outgoing(self._woken(event))
         else:
             if isinstance(event, _SERVER_EVENTS) and self._control is not None:
@@ -135,6 +137,24 @@ class ReplayStream(StockStream):
                     self._since = clock()
             yield from self._outgoing(super()._handle_event(event))
         yield from self._set_wakeup()
+
+    def _pass_on(self, event: ResponseData) -> Steps[None]:
+        """Take the short way for a piece of a streamed answer, of which there are thousands, to the client alone."""
+        control = self._control
+        assert control is not None
+        if not self._alive or event.stream_id != self._upstream_id:
+            return  # of an attempt that was given up
+        event.stream_id = self.stream_id
+        if self._since is not None:
+            self._since = clock()
+        yield from super().state_stream_response_body(event)
+        if self.client_state == self.state_done and guarded(False, control.over, self.flow):
+            yield from self._outgoing(self._end_early())
+
+    def _end_early(self) -> Steps[None]:
+        """End an answer of which the client has everything, and have the server stop."""
+        yield from self._cancel()
+        yield from self.state_stream_response_body(ResponseEndOfMessage(self.stream_id))
 
     def passthrough(self, event: events.Event) -> Steps[None]:
         """Hand everything to the layer that took the stream over, but for late wakeups of our own."""
@@ -348,15 +368,6 @@ class ReplayStream(StockStream):
         yield from self.state_stream_response_body(ResponseEndOfMessage(self.stream_id))
         return True
 
-    def state_stream_response_body(self, event: events.Event) -> Steps[None]:
-        """Pass a piece on; where the client then has everything, end its answer and have the server stop."""
-        yield from super().state_stream_response_body(event)
-        control = self._control
-        piece = isinstance(event, ResponseData) and self.client_state == self.state_done
-        if piece and control is not None and guarded(False, control.over, self.flow):
-            yield from self._cancel()
-            yield from super().state_stream_response_body(ResponseEndOfMessage(self.stream_id))
-
     # --- the verdict -------------------------------------------------------------------------------------------
 
     def _judge_held(self, *, complete: bool) -> Steps[None]:
@@ -452,12 +463,13 @@ class ReplayStream(StockStream):
         if control is None or self._since is None:
             return None
         idle = control.limits.idle
+        if self.server_state == self.state_stream_response_body:  # asked for every piece
+            return idle
         return {
             self.state_wait_for_response_headers: control.limits.first_byte,
             self.state_held: HELD_SECONDS,
             self.state_peek: idle,
             self.state_consume_response_body: idle,
-            self.state_stream_response_body: idle,
         }.get(self.server_state)
 
     def _ping_due(self) -> float | None:
