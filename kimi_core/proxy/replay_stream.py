@@ -140,16 +140,20 @@ class ReplayStream(StockStream):
 
     def _pass_on(self, event: ResponseData) -> Steps[None]:
         """Take the short way for a piece of a streamed answer, of which there are thousands, to the client alone."""
-        control = self._control
-        assert control is not None
         if not self._alive or event.stream_id != self._upstream_id:
             return  # of an attempt that was given up
         event.stream_id = self.stream_id
         if self._since is not None:
             self._since = clock()
         yield from super().state_stream_response_body(event)
-        if self.client_state == self.state_done and guarded(False, control.over, self.flow):
+        if self._is_over():
             yield from self._outgoing(self._end_early())
+
+    def _is_over(self) -> bool:
+        """Tell whether the client has everything of an answer that still streams."""
+        control = self._control
+        streaming = self.server_state == self.state_stream_response_body and self.client_state == self.state_done
+        return streaming and control is not None and guarded(False, control.over, self.flow)
 
     def _end_early(self) -> Steps[None]:
         """End an answer of which the client has everything, and have the server stop."""
@@ -334,6 +338,8 @@ class ReplayStream(StockStream):
             yield from super().state_wait_for_response_headers(self._head)
             for part in peeked:
                 yield from self.server_state(part)
+            if self._is_over():
+                yield from self._end_early()
 
     def _forget_peeked(self) -> None:
         self._peeked, self._peeked_bytes = [], bytearray()

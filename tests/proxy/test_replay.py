@@ -964,6 +964,19 @@ def test_what_the_client_does_not_want_is_cancelled(drive, protocols):
     assert driver.answer.ended
 
 
+@pytest.mark.parametrize("protocols", PROTOCOLS, ids="-".join)
+def test_what_was_peeked_may_be_all_the_client_wants(drive, protocols):
+    """An answer that is over with the bytes that were looked at first is cancelled as well."""
+    policy = Peeking()
+    policy.over = lambda flow: b"fine" in driver.answer.body
+    driver = drive(policy, protocols)
+    driver.request()
+    driver.respond(200, b"fine", EVENT_STREAM, end=False)
+    assert driver.cancelled()
+    assert driver.answer.body == b"fine"
+    assert driver.answer.ended
+
+
 class Patient(Policy):
     """A control that keeps a waiting client waiting."""
 
