@@ -20,6 +20,7 @@ with an answer only after the event that ended it has been handled.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ class ReplayStream(StockStream):
     def _handle_event(self, event: events.Event) -> Steps[None]:
         if type(event) is ResponseData and self.server_state == self.state_stream_response_body and self._control:
             yield from self._pass_on(event)
-        elif isinstance(event, events.Wakeup):
+            return
+        if isinstance(event, events.Wakeup):
             yield from self._outgoing(self._woken(event))
         else:
             if isinstance(event, _SERVER_EVENTS) and self._control is not None:
@@ -148,6 +150,17 @@ class ReplayStream(StockStream):
         yield from super().state_stream_response_body(event)
         if self._is_over():
             yield from self._outgoing(self._end_early())
+        elif self._needs_wakeup():
+            yield from self._set_wakeup()
+
+    def _needs_wakeup(self) -> bool:
+        """Tell whether, after a piece of a streamed answer, something is due before the wakeup that is pending."""
+        control = self._control
+        assert control is not None
+        limits = control.limits
+        soonest = min(limits.idle or math.inf, limits.keep_alive or math.inf)
+        pending = math.inf if self._wakeup is None else self._wakeup_due
+        return self._since is not None and soonest < math.inf and pending > self._since + soonest
 
     def _is_over(self) -> bool:
         """Tell whether the client has everything of an answer that still streams."""
