@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from kimi_core.cli import blocks
+from kimi_core.blocks import kimi as blocks
 from kimi_core.cli.main import main
 from kimi_core.errors import KimiMitmError
 from kimi_core.kimi import body, identity

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 import pytest
 
+from kimi_core.blocks.kiro import BLOCK_NAMES, opencode
+from kimi_core.blocks.place import Place
 from kimi_core.cli.accounts import KINDS, STRATEGIES, accounts
-from kimi_core.cli.kiro_blocks import BLOCK_NAMES, opencode
 from kimi_core.cli.main import main
-from kimi_core.cli.place import Place
 from kimi_core.cli.providers import PROVIDERS
 from kimi_core.kiro.accounts import FILE
 from kimi_core.kiro.callback import PORTS

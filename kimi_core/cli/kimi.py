@@ -9,11 +9,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kimi_core.blocks.kimi import BLOCK_NAMES, blocks, inputs
+from kimi_core.blocks.place import Block, Key, Place
 from kimi_core.cli import formats
 from kimi_core.cli.app import App
-from kimi_core.cli.blocks import BLOCK_NAMES, blocks, inputs
 from kimi_core.cli.output import ExitCode, Report
-from kimi_core.cli.place import Block, Key, Place
 from kimi_core.cli.steps import Code, Steps
 from kimi_core.cli.wish import Wish
 from kimi_core.errors import ConfigError, KimiMitmError

@@ -8,8 +8,9 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from kimi_core.blocks.kiro import BLOCK_NAMES, blocks
+from kimi_core.blocks.place import Block, Key, Place
 from kimi_core.cli.app import App
-from kimi_core.cli.kiro_blocks import BLOCK_NAMES, blocks
 from kimi_core.cli.kiro_login import device, social
 from kimi_core.cli.kiro_service import each, learn, pick, remove, service_of, strategy
 from kimi_core.cli.kiro_views import (
@@ -21,7 +22,6 @@ from kimi_core.cli.kiro_views import (
     usage_view,
 )
 from kimi_core.cli.output import ExitCode, Report
-from kimi_core.cli.place import Block, Key, Place
 from kimi_core.cli.steps import Steps
 from kimi_core.cli.wish import Wish
 from kimi_core.errors import ConfigError, StoreDamaged

@@ -10,8 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from kimi_core.blocks.kiro import client_id, efforts
 from kimi_core.cli import formats
-from kimi_core.cli.kiro_blocks import client_id, efforts
 from kimi_core.kimi.usage import span
 from kimi_core.kiro.accounts import Account, Accounts
 from kimi_core.kiro.catalog import FALLBACK_DATE, Catalog

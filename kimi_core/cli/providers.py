@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from kimi_core.blocks.place import Block
 from kimi_core.cli.app import App
 from kimi_core.cli.kimi import Kimi
 from kimi_core.cli.kiro import Kiro
 from kimi_core.cli.output import Report
-from kimi_core.cli.place import Block
 from kimi_core.cli.steps import Steps
 from kimi_core.cli.wish import Wish
 

@@ -14,9 +14,9 @@ import segno
 from rich.live import Live
 from rich.text import Text
 
+from kimi_core.blocks.place import Block
 from kimi_core.cli import formats
 from kimi_core.cli.output import Output, error_object
-from kimi_core.cli.place import Block
 from kimi_core.errors import KimiMitmError
 
 QR_BORDER = 2  # modules; cameras do with less than the standard's four, and small terminals need it

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kimi_core.cli.place import (
+from kimi_core.blocks.place import (
     NPM_PACKAGE,
     OPENCODE_SCHEMA,
     Block,

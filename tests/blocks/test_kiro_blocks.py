@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from kimi_core.cli.kiro_blocks import BLOCK_NAMES, agent_model, blocks, client_id, efforts, opencode, opencode_v2
-from kimi_core.cli.place import Key, Place
+from kimi_core.blocks.kiro import BLOCK_NAMES, agent_model, blocks, client_id, efforts, opencode, opencode_v2
+from kimi_core.blocks.place import Key, Place
 from kimi_core.kiro.catalog import FALLBACK, Catalog, ModelInfo, normalise
-from tests.cli.test_blocks import V2, ProviderV1
+from tests.blocks.test_kimi_blocks import V2, ProviderV1
 
 PLACE = Place("http://127.0.0.1:8080", "https://runtime.us-east-1.kiro.dev/v1", Path("/home/x/ca.pem"), provider="kiro")
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from kimi_core.cli.blocks import BLOCK_NAMES, EFFORTS, PROVIDER_ID, blocks, efforts, offered
-from kimi_core.cli.place import Key, Place
+from kimi_core.blocks.kimi import BLOCK_NAMES, EFFORTS, PROVIDER_ID, blocks, efforts, offered
+from kimi_core.blocks.place import Key, Place
 from kimi_core.kimi.models import Catalog, Model
 
 PLACE = Place(

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from kimi_core.cli.place import (
+from kimi_core.blocks.place import (
     NPM_PACKAGE,
     OPENCODE_SCHEMA,
     Block,
