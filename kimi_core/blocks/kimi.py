@@ -11,10 +11,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from kimi_core.blocks.place import (
+    KEY_VARIABLE,
     NPM_PACKAGE,
     OPENCODE_SCHEMA,
+    PLACEHOLDER_KEY,
     Block,
+    Key,
     Place,
+    curl,
     dump,
     exports,
     key_notes,
@@ -31,6 +35,16 @@ PROVIDER_ID = "kimi-for-coding-oauth"
 PROVIDER_NAME = "Kimi for Coding"
 # `off` is first: opencode takes the first variant of a model for the title of a session, whatever was chosen
 EFFORTS = ("off", "auto", "low", "medium", "high")
+# which model Claude Code uses: the main one, those behind its three aliases, and that of sub-agents; where one is not
+# set it asks for a model of its own, and Kimi has none of those
+CLAUDE_MODELS = (
+    "ANTHROPIC_MODEL",
+    "ANTHROPIC_DEFAULT_OPUS_MODEL",
+    "ANTHROPIC_DEFAULT_SONNET_MODEL",
+    "ANTHROPIC_DEFAULT_HAIKU_MODEL",
+    "CLAUDE_CODE_SUBAGENT_MODEL",
+)
+_BASE_URL, _TOKEN = "ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN"
 # where discovery failed: what kimi-cli assumes of a model of this name (kimi.md §4)
 _ALIAS_MODEL = Model(MODEL_ALIAS, PROVIDER_NAME, reasoning=True, image_in=True, video_in=True)
 
@@ -41,32 +55,39 @@ def blocks(catalog: Catalog, place: Place, output_limit: int | None = None) -> t
     *output_limit* in tokens puts a ``limit`` into opencode's models whose context the service tells.
     """
     models = offered(catalog)
-    base_url_note = (
-        f"Without HTTPS_PROXY: put {place.local_base} in place of {place.api_base}.",
-        *key_notes(place),
-    )
+    other_way = f"Without HTTPS_PROXY: put {place.local_base} in place of {place.api_base}."
+    notes = (*((other_way,) if place.local is None else ()), *key_notes(place))
     return (
         Block(
             "opencode",
             "opencode: into ~/.config/opencode/opencode.json, with HTTPS_PROXY set as below",
             dump(opencode(models, place, output_limit)),
             "json",
-            base_url_note,
+            notes,
         ),
         Block(
             "opencode-v2",
             "opencode 2: the same in its own syntax (it reads the block above as well)",
             dump(opencode_v2(models, place, output_limit)),
             "json",
-            base_url_note,
+            notes,
         ),
         shell(place, "Kimi"),
         openai(place, MODEL_ALIAS),
         Block("anthropic", "Claude Code and the Anthropic SDKs", _anthropic(place), "bash", key_notes(place)),
+        Block(
+            "claude-code",
+            "Claude Code: into ~/.claude/settings.json",
+            dump({"env": claude_code(place)}),
+            "json",
+            _claude_notes(place),
+            on_request=True,
+        ),
+        curl(place, MODEL_ALIAS),
     )
 
 
-BLOCK_NAMES = ("opencode", "opencode-v2", "shell", "openai", "anthropic")
+BLOCK_NAMES = ("opencode", "opencode-v2", "shell", "openai", "anthropic", "claude-code", "curl")
 
 
 def offered(catalog: Catalog) -> tuple[Model, ...]:
@@ -88,7 +109,7 @@ def opencode(models: Iterable[Model], place: Place, output_limit: int | None = N
     provider = {
         "npm": NPM_PACKAGE,
         "name": PROVIDER_NAME,
-        "options": {"baseURL": place.api_base, "apiKey": opencode_key(place)},
+        "options": {"baseURL": place.base(usual=False), "apiKey": opencode_key(place)},
         "models": {model.id: _model_v1(model, output_limit) for model in models},
     }
     return {"$schema": OPENCODE_SCHEMA, "provider": {PROVIDER_ID: provider}}
@@ -102,7 +123,7 @@ def opencode_v2(models: Iterable[Model], place: Place, output_limit: int | None 
     provider = {
         "name": PROVIDER_NAME,
         "package": f"aisdk:{NPM_PACKAGE}",
-        "settings": {"baseURL": place.api_base, "apiKey": opencode_key(place)},
+        "settings": {"baseURL": place.base(usual=False), "apiKey": opencode_key(place)},
         "models": {model.id: _model_v2(model, output_limit) for model in models},
     }
     return {"$schema": OPENCODE_SCHEMA, "providers": {PROVIDER_ID: provider}}
@@ -156,7 +177,26 @@ def _limit(model: Model, output: int | None) -> dict[str, Any]:
 def _anthropic(place: Place) -> str:
     return exports(
         place,
-        ("ANTHROPIC_BASE_URL", f"{place.proxy_url}/kimi"),  # the SDK adds /v1/messages
-        ("ANTHROPIC_AUTH_TOKEN", shell_key(place)),
+        (_BASE_URL, _anthropic_base(place)),
+        (_TOKEN, shell_key(place)),
         ("ANTHROPIC_MODEL", MODEL_ALIAS),
     )
+
+
+def claude_code(place: Place) -> dict[str, str]:
+    """Return the variables for the section `env` of Claude Code's settings.
+
+    Nothing there can refer to another variable: where the proxy asks for a key, it has to come from the shell.
+    """
+    token = {_TOKEN: PLACEHOLDER_KEY} if place.key is Key.NONE else {}
+    return {_BASE_URL: _anthropic_base(place), **token, **dict.fromkeys(CLAUDE_MODELS, MODEL_ALIAS)}
+
+
+def _claude_notes(place: Place) -> tuple[str, ...]:
+    if place.key is Key.NONE:
+        return ()
+    return (*key_notes(place), f'Claude Code takes it from the shell: export {_TOKEN}="${KEY_VARIABLE}".')
+
+
+def _anthropic_base(place: Place) -> str:
+    return f"{place.proxy_url}/kimi"  # the SDK adds /v1/messages

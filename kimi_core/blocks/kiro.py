@@ -11,6 +11,7 @@ from kimi_core.blocks.place import (
     OPENCODE_SCHEMA,
     Block,
     Place,
+    curl,
     dump,
     key_notes,
     openai,
@@ -23,7 +24,7 @@ from kimi_core.kiro.models import modalities
 
 PROVIDER_ID = "kiro"
 PROVIDER_NAME = "Kiro"
-BLOCK_NAMES = ("opencode", "opencode-v2", "shell", "openai")
+BLOCK_NAMES = ("opencode", "opencode-v2", "shell", "openai", "curl")
 AGENT = "kiro"
 AGENT_MODELS = ("claude-opus-4.6", "claude-opus-4.7", "claude-sonnet-4.6")  # the first that the plan has
 OFF = "off"  # first: opencode takes the first variant of a model for the title of a session, whatever was chosen
@@ -34,27 +35,27 @@ _DOT = re.compile(r"(?<=\d)\.(?=\d)")
 def blocks(catalog: Catalog, place: Place, output_limit: int | None = None) -> tuple[Block, ...]:
     """Return every block for the models of *catalog*; *output_limit* in tokens lowers what models list."""
     models = catalog.models
-    proxied = (
-        f"With HTTPS_PROXY set as below: put {place.api_base} in place of {place.local_base}.",
-        *key_notes(place),
-    )
+    other_way = f"With HTTPS_PROXY set as below: put {place.api_base} in place of {place.local_base}."
+    notes = (*((other_way,) if place.local is None else ()), *key_notes(place))
+    chosen = client_id(agent_model(models) or catalog.default)
     return (
         Block(
             "opencode",
             "opencode: into ~/.config/opencode/opencode.json",
             dump(opencode(models, place, output_limit)),
             "json",
-            proxied,
+            notes,
         ),
         Block(
             "opencode-v2",
             "opencode 2: the same in its own syntax (it reads the block above as well)",
             dump(opencode_v2(models, place, output_limit)),
             "json",
-            proxied,
+            notes,
         ),
         shell(place, "Kiro"),
-        openai(place, client_id(agent_model(models) or catalog.default)),
+        openai(place, chosen),
+        curl(place, chosen),
     )
 
 
@@ -77,7 +78,7 @@ def opencode(models: tuple[ModelInfo, ...], place: Place, output_limit: int | No
     provider = {
         "npm": NPM_PACKAGE,
         "name": PROVIDER_NAME,
-        "options": {"baseURL": place.local_base, "apiKey": opencode_key(place)},
+        "options": {"baseURL": place.base(usual=True), "apiKey": opencode_key(place)},
         "models": {client_id(model.id): _model_v1(model, output_limit) for model in models},
     }
     content: dict[str, Any] = {"$schema": OPENCODE_SCHEMA, "provider": {PROVIDER_ID: provider}}
@@ -91,7 +92,7 @@ def opencode_v2(models: tuple[ModelInfo, ...], place: Place, output_limit: int |
     provider = {
         "name": PROVIDER_NAME,
         "package": f"aisdk:{NPM_PACKAGE}",
-        "settings": {"baseURL": place.local_base, "apiKey": opencode_key(place)},
+        "settings": {"baseURL": place.base(usual=True), "apiKey": opencode_key(place)},
         "models": {client_id(model.id): _model_v2(model, output_limit) for model in models},
     }
     return {"$schema": OPENCODE_SCHEMA, "providers": {PROVIDER_ID: provider}}

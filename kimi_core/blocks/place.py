@@ -35,7 +35,8 @@ class Place:
 
     `proxy_url` is the listener (``http://127.0.0.1:8080``), `api_base` the service's own base URL, `ca` mitmproxy's
     certificate, `key_file` the file of a key that the proxy made. `powershell` chooses the shell's syntax; `provider`
-    is the service's path on the proxy's own port.
+    is the service's path on the proxy's own port. `local` is the way in that the user chose: True = the proxy's own
+    port, False = the service's own address behind HTTPS_PROXY, None = each block has what is usual for its service.
     """
 
     proxy_url: str
@@ -45,22 +46,31 @@ class Place:
     key_file: Path | None = None
     powershell: bool = False
     provider: str = "kimi"
+    local: bool | None = None
 
     @property
     def local_base(self) -> str:
         """The base URL of the local endpoint for OpenAI clients."""
         return f"{self.proxy_url}/{self.provider}/v1"
 
+    def base(self, *, usual: bool) -> str:
+        """Return the base URL of the way in: the one that was chosen, else the local one where that is *usual*."""
+        return self.local_base if (usual if self.local is None else self.local) else self.api_base
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One thing to paste: `text` exactly as it goes in, `title` what it is for, `notes` what to know."""
+    """One thing to paste: `text` exactly as it goes in, `title` what it is for, `notes` what to know.
+
+    `on_request`: a login does not print it among the others, `kimi-mitm config` does.
+    """
 
     name: str
     title: str
     text: str
     language: str
     notes: tuple[str, ...] = ()
+    on_request: bool = False
 
 
 def key_notes(place: Place) -> tuple[str, ...]:
@@ -101,6 +111,27 @@ def openai(place: Place, model: str) -> Block:
     text = exports(place, ("OPENAI_BASE_URL", place.local_base), ("OPENAI_API_KEY", shell_key(place)))
     notes = (f"The model is {model}. No CA and no HTTPS_PROXY are needed.", *key_notes(place))
     return Block("openai", "OpenAI SDKs and whatever reads their variables", text, "bash", notes)
+
+
+def curl(place: Place, model: str) -> Block:
+    """Return a command that asks *model* one question at the local endpoint."""
+    question = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+    url = f"{place.local_base}/chat/completions"
+    make = _invoke if place.powershell else _curl
+    return Block("curl", "curl: one question", make(place, url, question), "bash", key_notes(place), on_request=True)
+
+
+def _curl(place: Place, url: str, question: dict[str, Any]) -> str:
+    key = "" if place.key is Key.NONE else f'  -H "Authorization: Bearer ${KEY_VARIABLE}" \\\n'
+    body = shlex.quote(json.dumps(question, ensure_ascii=False))
+    return f"curl -N {shlex.quote(url)} \\\n{key}  -H 'Content-Type: application/json' \\\n  -d {body}"
+
+
+def _invoke(place: Place, url: str, question: dict[str, Any]) -> str:
+    """Return the same for PowerShell, whose releases differ in how they pass quotes on to a program such as curl."""
+    key = "" if place.key is Key.NONE else f' -Headers @{{Authorization = "Bearer $env:{KEY_VARIABLE}"}}'
+    body = _powershell_quote(json.dumps(question | {"stream": False}))
+    return f"Invoke-RestMethod -Method Post -Uri {url} -ContentType application/json{key} -Body {body}"
 
 
 def exports(place: Place, *variables: tuple[str, str]) -> str:

@@ -141,12 +141,12 @@ class Kimi:
         }
         return Report(data, _models_view(catalog))
 
-    async def blocks(self, app: App, output_limit: int | None) -> tuple[Block, ...]:
+    async def blocks(self, app: App, output_limit: int | None, *, local: bool | None = None) -> tuple[Block, ...]:
         """Return the lines for clients; with the models known from before where they cannot be read now."""
         catalog, problem = await _discover(_account(app))
         if problem:
             app.out.warn(f"The models could not be read now: {problem.sentence}")
-        return _blocks(app, catalog, output_limit)
+        return _blocks(app, catalog, output_limit, local=local)
 
 
 async def _discover(account: Account) -> tuple[Catalog, KimiMitmError | None]:
@@ -165,7 +165,7 @@ def _account(app: App) -> Account:
     return Account(_site(app), identity, app.configuration.outbound, app.folder, clock=app.world.clock)
 
 
-def _blocks(app: App, catalog: Catalog, output_limit: int | None) -> tuple[Block, ...]:
+def _blocks(app: App, catalog: Catalog, output_limit: int | None, *, local: bool | None = None) -> tuple[Block, ...]:
     configuration = app.configuration
     option = configuration.settings.kimi_client_key
     place = Place(
@@ -175,6 +175,7 @@ def _blocks(app: App, catalog: Catalog, output_limit: int | None) -> tuple[Block
         key=Key.MADE if option == AUTO else Key.CHOSEN if option else Key.NONE,
         key_file=key_path(app.folder) if option == AUTO else None,
         powershell=app.world.platform == "win32",
+        local=local,
     )
     return blocks(catalog, place, output_limit)
 

@@ -126,7 +126,7 @@ class Kiro:
         code = ExitCode.FAILED if accounts and len(problems) == len(accounts) else ExitCode.OK
         return Report(data, models_view(catalog, known), code)
 
-    async def blocks(self, app: App, output_limit: int | None) -> tuple[Block, ...]:
+    async def blocks(self, app: App, output_limit: int | None, *, local: bool | None = None) -> tuple[Block, ...]:
         """Return the lines for clients; with the models known from before where they cannot be read now."""
         service = service_of(app)
         accounts = [account for account in service.accounts().accounts if account.enabled]
@@ -136,7 +136,7 @@ class Kiro:
             app.out.warn(f"The models could not be read now: {problem}")
         if not accounts:
             app.out.warn("There is no Kiro account yet; the models are those of a fixed list.")
-        return _blocks(app, service, service.catalog(), output_limit)
+        return _blocks(app, service, service.catalog(), output_limit, local=local)
 
 
 def _some(stored: Accounts) -> list[Account]:
@@ -159,7 +159,9 @@ def _put_aside(registry: Registry) -> Path | None:
     return None
 
 
-def _blocks(app: App, service: Service, catalog: Catalog, output_limit: int | None) -> tuple[Block, ...]:
+def _blocks(
+    app: App, service: Service, catalog: Catalog, output_limit: int | None, *, local: bool | None = None
+) -> tuple[Block, ...]:
     configuration = app.configuration
     option = configuration.settings.kimi_client_key
     place = Place(
@@ -170,5 +172,6 @@ def _blocks(app: App, service: Service, catalog: Catalog, output_limit: int | No
         key_file=key_path(app.folder) if option == AUTO else None,
         powershell=app.world.platform == "win32",
         provider="kiro",
+        local=local,
     )
     return blocks(catalog, place, output_limit)

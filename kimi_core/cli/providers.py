@@ -43,8 +43,8 @@ class Provider(Protocol):
         """Tell which models the plan has."""
         ...
 
-    async def blocks(self, app: App, output_limit: int | None) -> tuple[Block, ...]:
-        """Return the lines for clients, for the models of the plan."""
+    async def blocks(self, app: App, output_limit: int | None, *, local: bool | None = None) -> tuple[Block, ...]:
+        """Return the lines for clients, for the models of the plan; *local*: the way in, where the user chose one."""
         ...
 
 

@@ -87,9 +87,11 @@ class Steps(AbstractContextManager["Steps"]):
             self.out.warn(f"The models could not be read, which does not matter to the login: {problem.sentence}")
         if names := ", ".join(str(model["id"]) for model in models):
             self.out.console.print(Text(f"Models of the plan: {names}"), soft_wrap=True)
-        show_blocks(self.out, blocks)
+        show_blocks(self.out, [block for block in blocks if not block.on_request])
         self.out.console.print(
-            f"\nTo see any of this again: kimi-mitm models{self._provider} --block NAME", soft_wrap=True
+            f"\nTo see any of this again: kimi-mitm models{self._provider} --block NAME\n"
+            "To have it put into a client's own file: kimi-mitm config opencode --write",
+            soft_wrap=True,
         )
 
     def _show_code(self, code: Code) -> None:

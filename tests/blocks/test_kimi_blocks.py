@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -274,3 +275,53 @@ def test_offered_keeps_what_is_known():
     assert offered(Catalog((Model("kimi-coding-9", "Next Coding", 5, video_in=True),), 1.0)) == (
         Model("kimi-for-coding", "Next Coding", 5, video_in=True),
     )
+
+
+@pytest.mark.parametrize(("local", "base"), [(False, PLACE.api_base), (True, PLACE.local_base), (None, PLACE.api_base)])
+def test_the_way_in_can_be_chosen(local, base):
+    """Where it was chosen both syntaxes have that base URL, and the other one is not brought up."""
+    place = replace(PLACE, local=local)
+    assert provider_v1(place=place)["options"]["baseURL"] == base
+    assert provider_v2(place=place)["settings"]["baseURL"] == base
+    notes = blocks(CATALOG, place)[0].notes
+    assert bool(notes) == (local is None)
+
+
+def test_claude_code_uses_the_plans_model_for_everything():
+    """None of Claude Code's own models is asked for, in the background neither; the key is the placeholder."""
+    env = json.loads(text_of("claude-code"))["env"]
+    assert (env.pop("ANTHROPIC_BASE_URL"), env.pop("ANTHROPIC_AUTH_TOKEN")) == (
+        "http://127.0.0.1:8080/kimi",
+        "kimi-mitm",
+    )
+    assert "ANTHROPIC_DEFAULT_HAIKU_MODEL" in env
+    assert set(env.values()) == {"kimi-for-coding"}
+
+
+def test_claude_codes_key_comes_from_the_shell():
+    """Its settings cannot refer to a variable, so they hold no key where one is asked for."""
+    place = replace(PLACE, key=Key.CHOSEN)
+    assert "ANTHROPIC_AUTH_TOKEN" not in text_of("claude-code", place=place)
+    (notes,) = [block.notes for block in blocks(CATALOG, place) if block.name == "claude-code"]
+    assert 'export ANTHROPIC_AUTH_TOKEN="$KIMI_MITM_KEY"' in notes[-1]
+
+
+@pytest.mark.skipif(shutil.which("sh") is None, reason="needs a POSIX shell")
+@pytest.mark.parametrize(("key", "header"), [(Key.NONE, []), (Key.MADE, ["-H", "Authorization: Bearer fake-key-1"])])
+def test_the_curl_command_is_one(key, header):
+    """A POSIX shell reads it as one command with a body of JSON."""
+    script = "curl() { printf '%s\\0' \"$@\"; }\nKIMI_MITM_KEY=fake-key-1\n"
+    script += text_of("curl", place=replace(PLACE, key=key))
+    said = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    *words, body, _ = said.split("\0")
+    url = "http://127.0.0.1:8080/kimi/v1/chat/completions"
+    assert words == ["-N", url, *header, "-H", "Content-Type: application/json", "-d"]
+    assert json.loads(body)["model"] == "kimi-for-coding"
+
+
+def test_powershell_asks_without_curl():
+    """Its own command is used, whose quotes are always understood."""
+    text = text_of("curl", place=replace(PLACE, key=Key.CHOSEN, powershell=True))
+    assert text.startswith("Invoke-RestMethod -Method Post -Uri http://127.0.0.1:8080/kimi/v1/chat/completions ")
+    assert '-Headers @{Authorization = "Bearer $env:KIMI_MITM_KEY"}' in text
+    assert "-Headers" not in text_of("curl", place=replace(PLACE, powershell=True))

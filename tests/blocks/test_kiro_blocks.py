@@ -53,7 +53,9 @@ def test_the_agent_uses_a_model_of_the_plan():
     assert agent_model([ModelInfo("claude-opus-4.7")]) == "claude-opus-4.7"
     small = Catalog((ModelInfo("auto"),))
     assert "agent" not in opencode(small.models, PLACE)
-    assert "The model is auto." in blocks(small, PLACE)[-1].notes[0]
+    made = {block.name: block for block in blocks(small, PLACE)}
+    assert "The model is auto." in made["openai"].notes[0]
+    assert '"model": "auto"' in made["curl"].text
 
 
 def test_efforts_come_from_the_schema():

@@ -41,7 +41,7 @@ def test_login_with_a_builder_id(kiro):
     assert (code["event"], code["user_code"][:5], approved) == ("code", "FAKE-", {"event": "approved"})
     assert stored == {"event": "stored", "path": str(kiro.document), "put_aside": None}
     assert models["models"][0]["id"] == "auto"
-    assert set(models["blocks"]) == {"opencode", "opencode-v2", "shell", "openai"}
+    assert set(models["blocks"]) == {"opencode", "opencode-v2", "shell", "openai", "curl"}
     assert models["problem"] is None
     (account,) = kiro.accounts
     assert (account["auth_method"], account["user_id"]) == ("builder", "d-fake-user-7")

@@ -42,7 +42,7 @@ def test_login_tells_its_steps_as_json(cli):
     assert approved == {"event": "approved"}
     assert stored == {"event": "stored", "path": str(cli.login_file), "put_aside": None}
     assert [model["id"] for model in models["models"]] == ["k3", "kimi-for-coding"]
-    assert set(models["blocks"]) == {"opencode", "opencode-v2", "shell", "openai", "anthropic"}
+    assert set(models["blocks"]) == {"opencode", "opencode-v2", "shell", "openai", "anthropic", "claude-code", "curl"}
     assert models["problem"] is None
     assert result.stderr == ""
 
