@@ -232,5 +232,7 @@ def parse(values: dict[str, object]) -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":  # what was given is not repeated: the misspelt one may be a secret's
+            raise ConfigError(f"There is no option {name}.") from None
         got = "" if name in SECRETS else f" (got {first['input']!r})"
         raise ConfigError(f"Option {name}: {first['msg']}{got}.") from (None if name in SECRETS else error)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import webbrowser
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,14 @@ class App:
 
 
 class AppCommand(click.Command):
-    """A command whose function gets an `App` in place of the common options and returns an exit code.
+    """A command whose function gets an `App` in place of the common options and returns its exit code.
 
     --region and --identity are short for the options of the provider that the command is about: its argument
     `provider`, else *provider*. A command that has one of them itself gets it where the provider has no such option.
     Every error of the project ends it with one sentence, what to do, and the error's exit code; never a traceback.
     """
+
+    foreign_options = False  # --set takes any option of mitmproxy's
 
     def __init__(
         self,
@@ -99,12 +101,12 @@ class AppCommand(click.Command):
         out = Output(as_json=ctx.params.pop("as_json"), environ=world.environ)
         ctx.exit(self._run(ctx, world, out))
 
-    def _run(self, ctx: click.Context, world: World, out: Output) -> ExitCode:
+    def _run(self, ctx: click.Context, world: World, out: Output) -> int:
         confdir, overrides = ctx.params.pop("confdir"), ctx.params.pop("overrides")
         try:
             settings = [*overrides, *self._shorthands(ctx)]
-            ctx.params["app"] = App(world, out, load(confdir, settings))
-            return ExitCode(super().invoke(ctx))
+            ctx.params["app"] = App(world, out, self.configuration(confdir, settings))
+            return int(super().invoke(ctx))
         except KimiMitmError as error:
             return out.fail(error)
         except OSError as error:
@@ -114,6 +116,10 @@ class AppCommand(click.Command):
         except (KeyboardInterrupt, click.Abort):
             out.errors.print("\nInterrupted.")
             return ExitCode.INTERRUPTED
+
+    def configuration(self, confdir: Path, settings: Sequence[str]) -> Configuration:
+        """Return what the command runs with. Raises ConfigError."""
+        return load(confdir, settings, foreign=self.foreign_options)
 
     def _shorthands(self, ctx: click.Context) -> list[str]:
         """Return the settings that --region and --identity stand for. Raises ConfigError where they stand for none."""

@@ -26,6 +26,7 @@ PREFIXES = ("kimi_", "kiro_", "openai_hosts")  # of the addon's own options
 CONFIG_NAMES = ("config.yaml", "config.yml")  # mitmproxy reads both, the second wins
 CA_NAME = "mitmproxy-ca-cert.pem"
 DEFAULT_PORT = 8080  # mitmproxy's own
+DEFAULT_WEB_PORT = 8081  # mitmweb's own
 LOOPBACK = "127.0.0.1"
 
 # mitmproxy's options that matter here, with what they have to be
@@ -33,9 +34,11 @@ _NEIGHBOURS: dict[str, type] = {
     "listen_host": str,
     "listen_port": int,
     "mode": list,
+    "scripts": list,
     "ssl_verify_upstream_trusted_ca": str,
     "ssl_verify_upstream_trusted_confdir": str,
     "upstream_auth": str,
+    "web_port": int,
 }
 _MODES_WITH_CLIENTS = ("regular", "upstream")  # where clients take the listener for an HTTP proxy
 # mitmproxy.net.server_spec: scheme optional, a host or [IPv6], port optional, no path
@@ -47,13 +50,21 @@ LAST_PORT = 65535
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What mitmproxy would run with: `settings` of the addon, `outbound` for calls of our own, where it listens."""
+    """What mitmproxy would run with: `settings` of the addon, `outbound` for calls of our own, where it listens.
+
+    `modes` and `scripts` are mitmproxy's options as they stand, empty where they do not; `overrides` is what was given
+    with --set.
+    """
 
     settings: Settings
     outbound: Outbound
     confdir: Path
     host: str = LOOPBACK
     port: int = DEFAULT_PORT
+    web_port: int = DEFAULT_WEB_PORT
+    modes: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
 
     @property
     def proxy_url(self) -> str:
@@ -67,24 +78,45 @@ class Configuration:
         return self.confdir / CA_NAME
 
 
-def load(confdir: Path, overrides: Sequence[str] = ()) -> Configuration:
-    """Return the configuration of *confdir* with ``name=value`` *overrides* on top.
+def load(
+    confdir: Path, overrides: Sequence[str] = (), *, foreign: bool = False, names: Sequence[str] = CONFIG_NAMES
+) -> Configuration:
+    """Return the configuration of the files *names* in *confdir* with ``name=value`` *overrides* on top.
 
-    Raises ConfigError: a file that does not parse, a ``kimi_…`` option that does not exist, a value that makes no
-    sense, an override that is no option of these commands.
+    *foreign*: other options of mitmproxy's may be among them, for a command that starts it. Raises ConfigError: a file
+    that does not parse, a ``kimi_…`` option that does not exist, a value that makes no sense, an override that is no
+    option of these commands.
     """
-    given = _overrides(overrides)
+    given = _overrides(overrides, foreign=foreign)
     if isinstance(other := given.pop("confdir", None), str):
         confdir = Path(other)
     confdir = confdir.expanduser()
-    merged: dict[str, Any] = {}
-    for name in CONFIG_NAMES:
-        merged |= _read(confdir / name)
-    merged |= given
+    merged = stored(confdir, names) | given
     neighbours = {name: _neighbour(name, merged[name]) for name in _NEIGHBOURS if merged.get(name) is not None}
     settings = parse({name: value for name, value in merged.items() if str(name).startswith(PREFIXES)})
     host, port = _listener(neighbours)
-    return Configuration(settings, _outbound(neighbours), confdir, host, port)
+    return Configuration(
+        settings,
+        _outbound(neighbours),
+        confdir,
+        host,
+        port,
+        web_port=neighbours.get("web_port") or DEFAULT_WEB_PORT,
+        modes=tuple(neighbours.get("mode", ())),
+        scripts=tuple(neighbours.get("scripts", ())),
+        overrides=tuple(item for item in overrides if item.partition("=")[0] != "confdir"),
+    )
+
+
+def stored(confdir: Path, names: Sequence[str] = CONFIG_NAMES) -> dict[str, Any]:
+    """Return every option that stands in the files *names* of *confdir*, mitmproxy's own included, as it stands.
+
+    Raises ConfigError for a file that cannot be read or does not parse.
+    """
+    merged: dict[str, Any] = {}
+    for name in names:
+        merged |= _read(confdir / name)
+    return merged
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -107,7 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _overrides(items: Sequence[str]) -> dict[str, Any]:
+def _overrides(items: Sequence[str], *, foreign: bool) -> dict[str, Any]:
     """Read ``name=value``; the value of a list option may be given several times, and no value means true."""
     out: dict[str, Any] = {}
     for item in items:
@@ -115,6 +147,8 @@ def _overrides(items: Sequence[str]) -> dict[str, Any]:
         if name.startswith(PREFIXES) and name not in Settings.model_fields:
             raise ConfigError(f"There is no option {name}.")
         if not (name.startswith(PREFIXES) or name in _NEIGHBOURS or name == "confdir"):
+            if foreign and name:
+                continue
             raise ConfigError(f"Option {name} means nothing to this command.")
         if _is_list(name):
             out.setdefault(name, []).extend([value] if separator else [])
@@ -145,7 +179,7 @@ def _port(value: Any) -> int:
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}", value):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= LAST_PORT:
-        raise ConfigError("mitmproxy's listen_port, and what stands behind the @ of a mode, must be a port.")
+        raise ConfigError("mitmproxy's listen_port, web_port, and what stands behind the @ of a mode, must be a port.")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Any
 
 import httpx
 from rich.text import Text
@@ -25,21 +26,23 @@ _SAYS = {
 def probe(configuration: Configuration) -> Report:
     """Ask the proxy of *configuration* whether it is there; only ever on a loopback address."""
     url = configuration.proxy_url
-    state, version = _ask(url) if _is_loopback(configuration.host) else ("remote", None)
+    state, health = ask(url) if is_loopback(configuration.host) else ("remote", None)
+    version = None if health is None else str(health.get("version"))
     sentence, style = _SAYS[state]
     view = Text.assemble(("Proxy  ", "bold"), (sentence.format(url=url), style))
     return Report({"url": url, "state": state, "version": version}, view)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether *host*, a name or an address, is this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _ask(url: str) -> tuple[str, str | None]:
-    """Return the state of what listens at *url* (a key of `_SAYS`), and its version where it is ours."""
+def ask(url: str) -> tuple[str, dict[str, Any] | None]:
+    """Return the state of what listens at *url* (a key of `_SAYS`), and what it tells of itself where it is ours."""
     try:
         # the environment is not read: HTTPS_PROXY in a client's shell points back at this proxy
         with httpx.Client(trust_env=False, timeout=PATIENCE) as client:
@@ -50,4 +53,4 @@ def _ask(url: str) -> tuple[str, str | None]:
     except (httpx.HTTPError, ValueError):
         return "foreign", None
     ours = answer.status_code == httpx.codes.OK and isinstance(data, dict) and "providers" in data
-    return ("running", str(data.get("version"))) if ours else ("foreign", None)
+    return ("running", data) if ours else ("foreign", None)
