@@ -87,11 +87,8 @@ class ChatStream:
         self._source = _Source(options, story, on_end)
         self._writer = writer
         self._broken = False
-
-    @property
-    def ended(self) -> bool:
+        self.ended = False
         """True once the client has everything: what the service still sends is of use for the facts only."""
-        return self._source.answer.ended or self._broken
 
     def feed(self, data: bytes) -> bytes:
         """Take what came, return the chunks that it makes."""
@@ -109,10 +106,12 @@ class ChatStream:
         if self._broken:
             return b""
         try:
-            return b"".join(map(self._writer.write, step(*args)))
+            out = b"".join(map(self._writer.write, step(*args)))
         except Exception as error:  # noqa: BLE001 - a converter that raises loses its chunk silently, under a 200
-            self._broken = True
+            self._broken = self.ended = True
             return openai_error_event(_unforeseen(error))
+        self.ended = self._source.answer.ended
+        return out
 
 
 class Collected(NamedTuple):

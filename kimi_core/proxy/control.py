@@ -181,10 +181,6 @@ class ExchangeControl:
             return b""
         return self.exchange.ping()
 
-    def over(self, flow: http.HTTPFlow) -> bool:
-        """Tell whether the client has everything, so that the service need not go on."""
-        return self.stream is not None and self.stream.over
-
     def keep(self, flow: http.HTTPFlow) -> None:
         """Put what was streamed into the flow, which is only a record now.
 
@@ -243,10 +239,6 @@ class PassingControl:
     def ping(self, flow: http.HTTPFlow) -> bytes:
         """Say nothing."""
         return b""
-
-    def over(self, flow: http.HTTPFlow) -> bool:
-        """Let the answer go on."""
-        return False
 
 
 class RefusedControl(PassingControl):

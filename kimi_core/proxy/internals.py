@@ -97,6 +97,7 @@ INTERNALS: tuple[Internal, ...] = (
             "HttpStream._handle_event": "event",
             "HttpStream.passthrough": "event",
             "HttpStream.start_request_stream": "",
+            "HttpStream.start_response_stream": "",
             "HttpStream.state_wait_for_response_headers": "event",
             "HttpStream.state_stream_response_body": "event",
             "HttpStream.make_server_connection": "",
@@ -141,6 +142,7 @@ INTERNALS: tuple[Internal, ...] = (
     Internal(_HTTP, "HttpStream.check_killed", "uses", ("_paused_event_queue",)),
     Internal(_HTTP, "HttpStream.make_server_connection", "uses", ("handle_protocol_error", "GetHttpConnection")),
     Internal(_HTTP, "HttpStream.state_consume_request_body", "uses", ("request_body_buf", "check_body_size")),
+    Internal(_HTTP, "HttpStream.start_response_stream", "uses", ("server_state", "state_stream_response_body")),
     Internal(_HTTP, "HttpStream.state_stream_response_body", "uses", ("send_response", "stream")),
 )
 

@@ -11,9 +11,11 @@ carries the flow (`replay_stream`, the only file that touches mitmproxy's intern
 `peeks`, `peek`           the same, decided by the first bytes of the body
 `judge`                   a held answer is complete, or an attempt failed before the client saw a byte of it
 `ping`                    the answer is silent: a word that keeps the client waiting
-`over`                    a piece of the answer went out: does the client want more?
 `cut`                     the answer stopped in the middle: the last words for the client
 ========================  =============================================================================
+
+An answer streams through the callable that an addon sets as `flow.response.stream`; where that is a `Sink`, its pieces
+take a short way to the client, and the service is stopped once the client has everything.
 
 Nothing here is asked about CONNECT. An attempt whose request body is streamed is never held, judged or sent again;
 `permit`, `seal` and the limits hold for it as well.
@@ -28,9 +30,9 @@ import importlib
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from mitmproxy import connection, http
 
@@ -154,8 +156,16 @@ class Control(Protocol):
         """Return what the client of a streamed answer gets after `limits.keep_alive` of silence; b"" for nothing."""
         ...
 
-    def over(self, flow: http.HTTPFlow) -> bool:
-        """Tell after each piece of a streamed answer whether the client has everything; the rest is then cancelled."""
+
+@runtime_checkable
+class Sink(Protocol):
+    """A callable for `flow.response.stream` that keeps what it wants to keep itself, and never raises."""
+
+    over: bool
+    """True, after a piece, once the client has everything; the rest is then cancelled."""
+
+    def __call__(self, data: bytes) -> Sequence[bytes]:
+        """Take a piece (b"" = the end), return the pieces for the client."""
         ...
 
 

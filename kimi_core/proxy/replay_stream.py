@@ -20,7 +20,6 @@ with an answer only after the event that ended it has been handled.
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ from mitmproxy.proxy.layers.http import (
 )
 from mitmproxy.utils import human
 
-from kimi_core.proxy.replay import Attempt, Broken, Control, control_of, guarded
+from kimi_core.proxy.replay import Attempt, Broken, Control, Sink, control_of, guarded
 
 if TYPE_CHECKING:
     from mitmproxy.proxy.layers.http import HttpStream as StockStream
@@ -110,6 +109,9 @@ class ReplayStream(StockStream):
         self._peeked_bytes = bytearray()
         self._wakeup: LimitWakeup | None = None
         self._wakeup_due = 0.0
+        self._sink: Sink | None = None
+        self._streaming: Callable[..., Any] | None = None  # the state in which pieces go to `_sink`
+        self._patience: float | None = None  # seconds without a piece after which something is due; None: never
 
     @property
     def _control(self) -> Control | None:
@@ -125,9 +127,31 @@ class ReplayStream(StockStream):
     # --- what comes in, what goes out --------------------------------------------------------------------------
 
     def _handle_event(self, event: events.Event) -> Steps[None]:
-        if type(event) is ResponseData and self.server_state == self.state_stream_response_body and self._control:
-            yield from self._pass_on(event)
-            return
+        if type(event) is ResponseData and self._sink is not None and self.server_state == self._streaming:
+            return self._pass_on(event, self._sink)
+        return self._handle(event)
+
+    def _pass_on(self, event: ResponseData, sink: Sink) -> Steps[None]:
+        """Take the short way for a piece of a streamed answer, of which there are thousands, to the client alone."""
+        if not self._alive or event.stream_id != self._upstream_id:
+            return  # of an attempt that was given up
+        timed = self._patience is not None and self._since is not None
+        if timed:
+            self._since = clock()
+        for piece in sink(event.data):
+            yield SendHttp(ResponseData(self.stream_id, piece), self.context.client)
+        if sink.over and self._is_over():
+            yield from self._outgoing(self._end_early())
+        elif timed and self._needs_wakeup():
+            yield from self._set_wakeup()
+
+    def _needs_wakeup(self) -> bool:
+        """Tell whether, after a piece of a streamed answer, something is due before the wakeup that is pending."""
+        assert self._since is not None
+        assert self._patience is not None
+        return self._wakeup is None or self._wakeup_due > self._since + self._patience
+
+    def _handle(self, event: events.Event) -> Steps[None]:
         if isinstance(event, events.Wakeup):
             yield from self._outgoing(self._woken(event))
         else:
@@ -140,33 +164,20 @@ class ReplayStream(StockStream):
             yield from self._outgoing(super()._handle_event(event))
         yield from self._set_wakeup()
 
-    def _pass_on(self, event: ResponseData) -> Steps[None]:
-        """Take the short way for a piece of a streamed answer, of which there are thousands, to the client alone."""
-        if not self._alive or event.stream_id != self._upstream_id:
-            return  # of an attempt that was given up
-        event.stream_id = self.stream_id
-        if self._since is not None:
-            self._since = clock()
-        yield from super().state_stream_response_body(event)
-        if self._is_over():
-            yield from self._outgoing(self._end_early())
-        elif self._needs_wakeup():
-            yield from self._set_wakeup()
-
-    def _needs_wakeup(self) -> bool:
-        """Tell whether, after a piece of a streamed answer, something is due before the wakeup that is pending."""
-        control = self._control
-        assert control is not None
-        limits = control.limits
-        soonest = min(limits.idle or math.inf, limits.keep_alive or math.inf)
-        pending = math.inf if self._wakeup is None else self._wakeup_due
-        return self._since is not None and soonest < math.inf and pending > self._since + soonest
+    def start_response_stream(self) -> Steps[None]:
+        """Note where the pieces go, and how much silence between them is waited for."""
+        yield from super().start_response_stream()
+        control, sink = self._control, self.flow.response and self.flow.response.stream
+        # with store_streamed_bodies mitmproxy keeps the pieces that leave, and has to see them
+        if control is not None and isinstance(sink, Sink) and not self.context.options.store_streamed_bodies:
+            self._sink, self._streaming = sink, self.server_state
+            limits = control.limits
+            self._patience = min((each for each in (limits.idle, limits.keep_alive) if each), default=None)
 
     def _is_over(self) -> bool:
         """Tell whether the client has everything of an answer that still streams."""
-        control = self._control
-        streaming = self.server_state == self.state_stream_response_body and self.client_state == self.state_done
-        return streaming and control is not None and guarded(False, control.over, self.flow)
+        streaming = self.server_state == self._streaming and self.client_state == self.state_done
+        return self._sink is not None and self._sink.over and streaming
 
     def _end_early(self) -> Steps[None]:
         """End an answer of which the client has everything, and have the server stop."""

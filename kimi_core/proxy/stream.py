@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Sequence
 
 from kimi_core.errors import KimiMitmError, UpstreamError
 from kimi_core.exchange import Converter, EndsEarly
@@ -43,53 +44,49 @@ class Tape:
 
 
 class AnswerStream:
-    """The callable for `flow.response.stream`."""
+    """The callable for `flow.response.stream`; see `replay.Sink`."""
 
     def __init__(self, converter: Converter | None, decoder: Decoder | None, tape: Tape) -> None:
         self.tape = tape
+        self.over = False
+        """True once the client has everything, although the service may still send."""
         self._converter = converter
         given: object = converter
         self._ends = given if isinstance(given, EndsEarly) else None
-        self._decoder = decoder
-        self._over = False
+        self._steps = [step.feed for step in (decoder, converter) if step is not None]
+        self._failed = False
 
-    @property
-    def over(self) -> bool:
-        """True once the client has everything, although the service may still send."""
-        return self._over or (self._ends is not None and self._ends.ended)
-
-    def __call__(self, data: bytes) -> list[bytes]:
+    def __call__(self, data: bytes) -> Sequence[bytes]:
         """Take a piece (b"" = the end), return the pieces for the client."""
-        if self._over:
+        if self._failed:
             return []
         try:
-            out = self._convert(data)
+            if data:
+                out = data
+                for step in self._steps:
+                    out = step(out)
+            else:
+                out = self._converter.finish() if self._converter else b""
         except Exception as error:  # noqa: BLE001 - see the module's head
             _log("An answer could not be converted; the client is told and the rest is dropped.", error)
             out = self.fail(Unreadable("The answer of the service could not be read."))
-        return self._give(out)
+        if self._ends is not None and self._ends.ended:
+            self.over = True
+        if not out:
+            return []
+        self.tape.add(out)
+        return [out]
 
     def fail(self, error: KimiMitmError) -> bytes:
         """End the answer with an error in the client's dialect; return the last bytes for the client."""
-        if self._over:
+        if self._failed:
             return b""
-        self._over = True
+        self._failed = self.over = True
         try:
             return self._converter.fail(error) if self._converter else b""
         except Exception as broken:  # noqa: BLE001 - see the module's head
             _log("An answer could not be ended properly.", broken)
             return b""
-
-    def _convert(self, data: bytes) -> bytes:
-        if not data:
-            return self._converter.finish() if self._converter else b""
-        if self._decoder:
-            data = self._decoder.feed(data)
-        return self._converter.feed(data) if self._converter and data else data
-
-    def _give(self, out: bytes) -> list[bytes]:
-        self.tape.add(out)
-        return [out] if out else []
 
 
 def _log(sentence: str, error: Exception) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kimi_core.errors import UpstreamError
 from kimi_core.exchange import Story
-from kimi_core.kimi.answer import ChatStream, JsonAnswer, MessagesStream, lift_usage
+from kimi_core.kimi.answer import ChatStream, JsonAnswer, Likeness, MessagesStream, lift_usage
 from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.wire import sse
 
@@ -230,6 +230,47 @@ def test_any_chunking_gives_the_same_bytes_and_facts(data, cuts):
     (one, told), (many, told_too) = _chat(), _chat()
     assert _run(one, data) == _run(many, *_split(data, cuts))
     assert told == told_too
+
+
+WORDS = st.sampled_from(["", "word", 'say "so"', "a\\", "[DONE]", '"usage"', "usage", "ž", "line\n", '"tool_calls":[]'])
+
+
+@given(
+    st.lists(st.tuples(WORDS, st.sampled_from([None, None, "stop"])), max_size=8), st.sampled_from([None, (",", ":")])
+)
+def test_what_looks_like_a_chunk_before_it_has_nothing_more_to_tell(words, separators):
+    """Bytes and facts do not depend on whether chunks that are alike are looked into."""
+
+    class Looking(Likeness):
+        def holds(self, data):
+            return False
+
+    chunks = [_delta(finish, content=word) for word, finish in words]
+    chunks = [b"data: " + json.dumps(chunk, separators=separators).encode() + b"\n\n" for chunk in [*chunks, LAST]]
+    (quick, told), (slow, told_too) = _chat(), _chat()
+    slow._likeness = Looking()
+    assert _run(quick, *chunks) == _run(slow, *chunks)
+    assert told == told_too
+
+
+@pytest.mark.parametrize(
+    ("learnt", "data", "alike"),
+    [
+        (b'{"content":"one"}', b'{"content":"two"}', True),
+        (b'{"content": "one"}', b'{"content": ""}', True),
+        (b'{"content":"one"}', b'{"content":"","usage":""}', False),
+        (b'{"content":"one"}', b'{"content":"a"}{"content":"b"}', False),
+        (b'{"content":"one\\""}', b'{"content":"two\\""}', False),
+        (b'{"content":null}', b'{"content":null}', False),
+        (b'{"content":"one', b'{"content":"two', False),
+        (b"", b"", False),
+    ],
+)
+def test_likeness(learnt, data, alike):
+    """Chunks are alike where nothing differs but a string without a quote in it."""
+    likeness = Likeness()
+    likeness.learn(learnt)
+    assert likeness.holds(data) is alike
 
 
 @given(STREAM, CUTS)

@@ -47,8 +47,10 @@ def test_a_converter_may_be_done_before_its_answer():
     assert not AnswerStream(converter, None, Tape(100)).over
     converter.ended = False
     stream = AnswerStream(converter, None, Tape(100))
+    stream(b"a")
     assert not stream.over
     converter.ended = True
+    stream(b"b")
     assert stream.over
     assert not AnswerStream(None, None, Tape(1)).over
 

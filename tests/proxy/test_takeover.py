@@ -74,7 +74,6 @@ async def test_a_reading_control_adds_nothing():
     assert control.peek(flow, bytearray(b"x"), True) is True
     assert control.cut(flow, "idle") is None
     assert control.ping(flow) == b""
-    assert not control.over(flow)
     assert "3 MiB" in json.loads(control.too_large(flow).content)["error"]["message"]
     attempt = replay.Attempt(flow, 1, error="x")
     await control.judge(attempt)
