@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from kimi_core.cli.accounts import accounts
+from kimi_core.cli.config import config
 from kimi_core.cli.login import login
 from kimi_core.cli.logout import logout
 from kimi_core.cli.models import models
@@ -43,5 +44,5 @@ def main() -> None:
     """
 
 
-for _command in (login, logout, status, usage, models, accounts):
+for _command in (login, logout, status, usage, models, config, accounts):
     main.add_command(_command)

@@ -1,0 +1,199 @@
+"""The last exchanges and today's totals, in memory: what the status page shows of what passes.
+
+An exchange under way costs one entry in a table; its facts are read from its `Story` when somebody looks, and once
+more when it ends. Nothing here is written to disk, and nothing grows: both lists are bounded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from http import HTTPStatus
+from typing import Any
+
+from kimi_core.exchange import Story
+from kimi_core.page.state import Entry, Journal, Outcome, Total
+
+KEPT = 50  # exchanges that are listed after their end
+MOST_RUNNING = 1000  # exchanges under way that are known of; more at once than any machine's clients make
+RUNNING_SHOWN = 20  # of those the newest are listed
+NAME = 40  # characters of a client's name, and of any other word that is shown
+CLIENT_LEFT = "client_left"
+
+_COMMENT = re.compile(r"\([^()]*\)")
+_NOT_SHOWN = re.compile(r"[^A-Za-z0-9 ._+/@:-]")
+# what mitmproxy says of a flow that broke off -> its code here; the first word that occurs decides
+_FAULTS = (("client", CLIENT_LEFT), ("killed", "killed"), ("", "connection_lost"))
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What is known of a request when it comes; `at` in unix seconds, `user_agent` the client's own."""
+
+    at: float
+    user_agent: str | None
+    provider: str
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an exchange ended: the answer's status, None for none; when its head came; mitmproxy's word for a fault."""
+
+    status: int | None
+    attempts: int = 1
+    answered_at: float | None = None
+    fault: str | None = None
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class _Open:
+    arrival: Arrival
+    story: Story
+
+
+def client_name(user_agent: str | None) -> str:
+    """Return the program and its version from a User-Agent (RFC 9110 §10.1.5): ``opencode/1.18.33``, "unknown".
+
+    The first product counts; a version that stands apart from it is added. Nothing but letters, digits and a few signs
+    is let through.
+    """
+    words = _NOT_SHOWN.sub("", _COMMENT.sub(" ", user_agent or "")).split()
+    if not words:
+        return "unknown"
+    name = " ".join(words[:2]) if len(words) > 1 and words[1][0].isdigit() else words[0]
+    return name[:NAME]
+
+
+def local_day(moment: float) -> date:
+    """Return the day of *moment* (unix seconds) by this machine's zone."""
+    return datetime.fromtimestamp(moment, UTC).astimezone().date()
+
+
+class Recorder:
+    """Is told of each exchange when it begins and when it ends."""
+
+    def __init__(self, clock: Callable[[], float] = time.time, day: Callable[[float], date] = local_day) -> None:
+        self._clock = clock
+        self._day = day
+        self._open: OrderedDict[str, _Open] = OrderedDict()
+        self._ended: deque[Entry] = deque(maxlen=KEPT)
+        self._today = day(clock())
+        self._totals: dict[str, Total] = {}
+
+    def begin(self, key: str, arrival: Arrival, story: Story) -> None:
+        """Note that the exchange *key* is under way; *story* is read as it grows."""
+        self._open[key] = _Open(arrival, story)
+        if len(self._open) > MOST_RUNNING:
+            self._open.popitem(last=False)
+
+    def end(self, key: str, end: End) -> None:
+        """Note how the exchange *key* ended; one that was never begun, or has been forgotten, is nothing."""
+        known = self._open.pop(key, None)
+        if known is not None:
+            self._add(self._entry(known.arrival, known.story.facts, end))
+
+    def answered(self, arrival: Arrival, end: End) -> None:
+        """Note a request that was answered here, before there was an exchange: refused, or out of what is known."""
+        self._add(self._entry(arrival, {}, end))
+
+    def journal(self) -> Journal:
+        """Return what there is to show now."""
+        self._turn(self._clock())
+        newest = list(reversed(self._open.values()))[:RUNNING_SHOWN]
+        return Journal(
+            running=tuple(_under_way(each) for each in newest),
+            ended=tuple(reversed(self._ended)),
+            today=tuple(self._totals[name] for name in sorted(self._totals)),
+            running_count=len(self._open),
+        )
+
+    def _add(self, entry: Entry) -> None:
+        self._turn(self._clock())
+        self._ended.append(entry)
+        total = self._totals.get(entry.provider) or Total(entry.provider)
+        self._totals[entry.provider] = total.plus(entry)
+
+    def _turn(self, now: float) -> None:
+        """Begin the totals anew on a new day."""
+        day = self._day(now)
+        if day != self._today:
+            self._today = day
+            self._totals.clear()
+
+    def _entry(self, arrival: Arrival, facts: Mapping[str, Any], end: End) -> Entry:
+        fault = _fault(end.fault)
+        if fault == CLIENT_LEFT and facts.get("finish"):
+            fault = None  # it had everything: clients close the connection at the last event
+        reason = _word(facts.get("reason")) or _word(facts.get("error")) or end.reason or fault
+        return Entry(
+            at=arrival.at,
+            client=client_name(arrival.user_agent),
+            outcome=_outcome(end, reason),
+            provider=arrival.provider,
+            operation=arrival.operation,
+            status=end.status,
+            reason=reason,
+            attempts=end.attempts,
+            first_byte=None if end.answered_at is None else max(0.0, end.answered_at - arrival.at),
+            duration=max(0.0, self._clock() - arrival.at),
+            **_told(facts),
+        )
+
+
+def _under_way(known: _Open) -> Entry:
+    arrival = known.arrival
+    return Entry(
+        at=arrival.at,
+        client=client_name(arrival.user_agent),
+        outcome=Outcome.running,
+        provider=arrival.provider,
+        operation=arrival.operation,
+        **_told(known.story.facts),
+    )
+
+
+def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a story's facts tell, each value of the type that `Entry` has for it."""
+    return {
+        "model": _word(facts.get("model")) or _word(facts.get("answered by")),
+        "effort": _word(facts.get("effort")),
+        "account": _word(facts.get("account")),
+        "tokens_in": _count(facts.get("in")),
+        "tokens_out": _count(facts.get("out")),
+        "cached": _count(facts.get("cached")),
+        "credits": _amount(facts.get("credits")),
+    }
+
+
+def _outcome(end: End, reason: str | None) -> Outcome:
+    if reason == CLIENT_LEFT:
+        return Outcome.left
+    bad = end.status is None or end.status >= HTTPStatus.BAD_REQUEST or reason is not None
+    return Outcome.failed if bad else Outcome.ok
+
+
+def _fault(sentence: str | None) -> str | None:
+    if sentence is None:
+        return None
+    return next(code for word, code in _FAULTS if word in sentence.lower())
+
+
+def _word(value: object) -> str | None:
+    return value[:NAME] if isinstance(value, str) and value else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _amount(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) else None
