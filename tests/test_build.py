@@ -43,8 +43,10 @@ def run_python(folder, *arguments):
 
 
 def files_of(package):
-    """Return the modules of *package* in the checkout."""
-    return {path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*.py")}
+    """Return the modules of *package* in the checkout, and what the status page is made of."""
+    found = [*(ROOT / package).rglob("*.py"), *(ROOT / package / "page" / "templates").iterdir()]
+    found += (ROOT / package / "page" / "assets").iterdir()
+    return {path.relative_to(ROOT).as_posix() for path in found}
 
 
 def test_wheel_holds_every_module_the_script_and_the_licence_and_nothing_else(wheel):

@@ -15,20 +15,13 @@ from kimi_core.cli import formats
 from kimi_core.kimi.usage import span
 from kimi_core.kiro.accounts import Account, Accounts
 from kimi_core.kiro.catalog import FALLBACK_DATE, Catalog
-from kimi_core.kiro.condition import Condition, condition, handle, name
+from kimi_core.kiro.condition import METHODS, Condition, condition, handle, name
 from kimi_core.kiro.models import modalities
 from kimi_core.kiro.profile import login
 from kimi_core.kiro.sources import NAMES
 from kimi_core.kiro.usage import left, severity
 
 BAR = 20  # columns of a usage bar
-METHODS = {
-    "social": "Google or GitHub",
-    "builder": "AWS Builder ID",
-    "idc": "IAM Identity Center",
-    "external_idp": "identity provider",
-    "api_key": "API key",
-}
 NOBODY = "No Kiro account. Log in with: kimi-mitm login kiro, or import one with: kimi-mitm accounts sync"
 MINUTE = 60  # seconds
 

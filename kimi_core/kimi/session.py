@@ -58,8 +58,8 @@ class SessionStatus:
     """What may be shown of a login.
 
     `state` is "ok", "expired" (the access token has run out; the next request renews it), "dead" (the login service
-    turned it down), "none" or "damaged"; `expires_at` is that of the access token in unix seconds, where there is one;
-    `problem` is a sentence, or None.
+    turned it down), "none" or "damaged"; `issued_at` and `expires_at` are those of the access token in unix seconds,
+    where there is one; `problem` is a sentence, or None.
     """
 
     slot: str
@@ -67,6 +67,7 @@ class SessionStatus:
     state: str
     expires_at: float | None = None
     problem: str | None = None
+    issued_at: float | None = None
 
 
 class Session:
@@ -167,11 +168,12 @@ class Session:
             return SessionStatus(self.site.slot, path, "none", problem=error.sentence)
         except StoreError as error:
             return SessionStatus(self.site.slot, path, "damaged", problem=error.sentence)
+        issued_at = token.expires_at - token.expires_in
         if rejected_at is not None:
             problem = LoginDead(REJECTED).sentence
-            return SessionStatus(self.site.slot, path, "dead", token.expires_at, problem)
+            return SessionStatus(self.site.slot, path, "dead", token.expires_at, problem, issued_at)
         state = "ok" if token.remaining(self._clock()) > 0 else "expired"
-        return SessionStatus(self.site.slot, path, state, token.expires_at)
+        return SessionStatus(self.site.slot, path, state, token.expires_at, issued_at=issued_at)
 
     async def keep_fresh(
         self,

@@ -18,6 +18,13 @@ from kimi_core.kiro.profile import needs_discovery
 
 SHORT = 8  # characters of an id that people are shown; enough to tell a handful of accounts apart
 TAIL = 4
+METHODS: Mapping[str, str] = {  # kind of login (`profile.login`) -> what people call it
+    "social": "Google or GitHub",
+    "builder": "AWS Builder ID",
+    "idc": "IAM Identity Center",
+    "external_idp": "identity provider",
+    "api_key": "API key",
+}
 _PLACEHOLDER = re.compile(r"kiro-(desktop|idc|builder|external_idp|api_key)-.*")  # labels made up for want of a name
 
 

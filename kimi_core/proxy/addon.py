@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from mitmproxy import connection, ctx, http, tls
 from mitmproxy.addonmanager import Loader
-from mitmproxy.exceptions import OptionsError
+from mitmproxy.exceptions import AddonHalt, OptionsError
 from mitmproxy.utils import asyncio_utils
 
 from kimi_core.errors import ConfigError, Refused, StoreError
@@ -25,9 +27,10 @@ from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.kimi.provider import Kimi
 from kimi_core.kiro.provider import Kiro
 from kimi_core.kiro.service import Service
-from kimi_core.proxy import commands, guard, local, native, options, record, replay, seal, takeover
+from kimi_core.proxy import commands, guard, journal, local, native, options, record, replay, seal, takeover
 from kimi_core.proxy.control import ExchangeControl, RefusedControl
 from kimi_core.proxy.key import client_key
+from kimi_core.proxy.status import PageControl, StatusPage
 from kimi_core.settings import Settings
 from kimi_core.store import data_dir
 
@@ -50,6 +53,8 @@ class Shared:
     memory: ReasoningMemory
     scope: list[str]
     """The allow_hosts that was set here, to tell it from the user's own."""
+    recorder: journal.Recorder = field(default_factory=journal.Recorder)
+    started_at: float = field(default_factory=time.time)
 
 
 _shared = Shared(ReasoningMemory(), [])
@@ -66,6 +71,7 @@ class KimiMitm:
         self._kimi: Kimi | None = None
         self._kiro: Kiro | None = None
         self._key = ""
+        self._page: StatusPage | None = None
         self._open = 0
         self._tasks: set[asyncio.Task[Any]] = set()
         self.commands = (
@@ -104,6 +110,17 @@ class KimiMitm:
             provider.close()
         self.settings, self._key, self._kimi, self._kiro = settings, key, kimi, kiro
         self.providers = (kimi, kiro) if settings.kiro_enabled else (kimi,)
+        self._page = StatusPage(
+            kimi,
+            kiro if settings.kiro_enabled else None,
+            _shared.recorder,
+            version=local.installed_version(),
+            settings=settings,
+            key=key,
+            confdir=Path(ctx.options.confdir),
+            folder=folder,
+            started_at=_shared.started_at,
+        )
         self._narrow()
 
     def running(self) -> None:
@@ -151,6 +168,7 @@ class KimiMitm:
             except Refused as error:
                 self._answer(flow, reply_for(error, "openai"))
                 return
+            self._show_page(flow, head)
         found = self._find(head, local_request=on_own_port)
         if found is None:
             if on_own_port:
@@ -161,15 +179,12 @@ class KimiMitm:
                 replay.attach(flow, native.NativeControl(flow, self.settings.kimi_record_limit * KIB))
             return
         provider, route = found
-        try:
-            self._check(flow, head, route)
-        except Refused as error:
-            self._answer(flow, reply_for(error, route.dialect))
-            return
-        await self._begin(flow, provider, head, route)
+        if self._permitted(flow, head, route):
+            await self._begin(flow, provider, head, route)
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """Have the body rewritten, after a look at whether a request to another OpenAI-style host is for us."""
+        self._keep_private(flow)
         if isinstance(replay.control_of(flow), takeover.ReadingControl):
             await self._take_over(flow)
         control = self._control(flow)
@@ -194,6 +209,7 @@ class KimiMitm:
 
     def response(self, flow: http.HTTPFlow) -> None:
         """Hand over what was collected, and finish the record of an exchange."""
+        self._keep_private(flow)
         control = self._control(flow)
         if control is not None:
             control.collect(flow)
@@ -201,6 +217,7 @@ class KimiMitm:
 
     def error(self, flow: http.HTTPFlow) -> None:
         """Finish the record of an exchange that was broken off."""
+        self._keep_private(flow)
         self._finish(flow)
 
     # --- parts ---------------------------------------------------------------------------------------------------
@@ -229,12 +246,40 @@ class KimiMitm:
         guard.check_encryption(head, route.scheme, own_leg=own_leg)
         guard.check_log()
 
+    def _permitted(self, flow: http.HTTPFlow, head: RequestHead, route: Route) -> bool:
+        """Tell whether the guard lets a request pass; one that it refuses is answered."""
+        try:
+            self._check(flow, head, route)
+        except Refused as error:
+            self._answered(flow, head, route, reply_for(error, route.dialect))
+            return False
+        return True
+
+    def _show_page(self, flow: http.HTTPFlow, head: RequestHead) -> None:
+        """Answer a request for the status page, and keep it from every list of flows: it is asked for again and again.
+
+        Raises AddonHalt where it was one.
+        """
+        assert self._page is not None  # configure runs before anything asks
+        shown = self._page.answer(head, flow.client_conn.sockname[:2])
+        if shown is not None:
+            self._answer(flow, shown)
+            replay.attach(flow, PageControl())
+            raise AddonHalt
+
+    @staticmethod
+    def _keep_private(flow: http.HTTPFlow) -> None:
+        """Raise AddonHalt for the status page's own requests: addons after this one list, print and save flows."""
+        if isinstance(replay.control_of(flow), PageControl):
+            raise AddonHalt
+
     async def _begin(self, flow: http.HTTPFlow, provider: Provider, head: RequestHead, route: Route) -> None:
         head = replace(head, headers=head.headers.without(guard.KEY_HEADER))  # between the client and this proxy only
         opened = await provider.open(head, route)
         if isinstance(opened, Reply):
-            self._answer(flow, opened)
+            self._answered(flow, head, route, opened)
             return
+        _shared.recorder.begin(flow.id, _arrival(flow, head, route), opened.story)
         control = ExchangeControl(
             flow, opened, record_limit=self.settings.kimi_record_limit * KIB, on_retry=self._retried
         )
@@ -252,13 +297,15 @@ class KimiMitm:
         head = seal.head_of(flow)
         route = provider.route(takeover.local_head(head, provider), local=True)
         assert route is not None
-        try:
-            self._check(flow, head, route)
-        except Refused as error:
-            self._answer(flow, reply_for(error, route.dialect))
-            return
-        await self._begin(flow, provider, head, route)
-        flow.request.content = body
+        if self._permitted(flow, head, route):
+            await self._begin(flow, provider, head, route)
+            flow.request.content = body
+
+    def _answered(self, flow: http.HTTPFlow, head: RequestHead, route: Route, reply: Reply) -> None:
+        """Answer a provider's request ourselves, and have the journal know."""
+        self._answer(flow, reply)
+        end = journal.End(reply.status, answered_at=time.time(), reason=reply.why or None)
+        _shared.recorder.answered(_arrival(flow, head, route), end)
 
     @staticmethod
     def _answer(flow: http.HTTPFlow, reply: Reply) -> None:
@@ -287,6 +334,7 @@ class KimiMitm:
         self._mask(flow, control)
         control.keep(flow)
         record.tell(flow, control.exchange.story, control.attempts)
+        _shared.recorder.end(flow.id, _end(flow, control.attempts))
 
     @staticmethod
     def _control(flow: http.HTTPFlow) -> ExchangeControl | None:
@@ -323,6 +371,22 @@ class KimiMitm:
         task = asyncio_utils.create_task(work, name=name, keep_ref=True)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _arrival(flow: http.HTTPFlow, head: RequestHead, route: Route) -> journal.Arrival:
+    return journal.Arrival(
+        flow.request.timestamp_start, head.headers.get("user-agent"), route.provider, route.operation
+    )
+
+
+def _end(flow: http.HTTPFlow, attempts: int) -> journal.End:
+    response = flow.response
+    return journal.End(
+        status=response.status_code if response else None,
+        attempts=attempts,
+        answered_at=response.timestamp_start if response else None,
+        fault=flow.error.msg if flow.error else None,
+    )
 
 
 def addons() -> list[object]:

@@ -7,6 +7,7 @@ connection really the provider's (when it is open, before a byte is sent on it).
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 from collections.abc import Iterable
@@ -33,6 +34,12 @@ class FromBrowser(Refused):
 
     code = "from_browser"
     hint = "Web pages may not spend your subscription; use a program."
+
+
+class PageFromElsewhere(FromBrowser):
+    """Another site's page wants to read or frame the status page."""
+
+    hint = "Open the status page itself, in a window of its own."
 
 
 class NotEncrypted(Refused):
@@ -112,6 +119,38 @@ def check_client(flow: http.HTTPFlow, headers: Headers, key: str) -> None:
         _check_reverse(flow, headers)
     if key and not any(hmac.compare_digest(given.encode(), key.encode()) for given in _given_keys(headers)):
         raise KeyMissing("This proxy asks for a client key, and the request carries another one or none.")
+
+
+def check_page(head: RequestHead, key: str) -> None:
+    """Refuse the status page to what is not for its reader: other sites' scripts and frames, other machines.
+
+    To follow a link to it from anywhere is harmless: what is opened in a window of its own is read by its user alone
+    (Fetch Metadata, W3C). Another machine has to show the client key *key*, also as the password of a browser's own
+    dialog (RFC 7617). Raises PageFromElsewhere, KeyMissing.
+    """
+    headers = head.headers
+    opened = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+    at_home = (headers.get("sec-fetch-site") or "none") in {"none", "same-origin"}
+    if "origin" in headers or not (at_home or opened):
+        raise PageFromElsewhere("Another site asked for the status page.")
+    if is_loopback(head.peer):
+        return
+    given = [*_given_keys(headers), *_passwords(headers)]
+    if not key or not any(hmac.compare_digest(each.encode(), key.encode()) for each in given):
+        raise KeyMissing("The status page is for this machine; others have to show the client key.")
+
+
+def _passwords(headers: Headers) -> list[str]:
+    """Return the passwords of Basic authentication."""
+    found = []
+    for value in headers.get_all("authorization"):
+        scheme, _, coded = value.partition(" ")
+        if scheme.lower() == "basic":
+            try:
+                found.append(base64.b64decode(coded, validate=True).decode().partition(":")[2])
+            except ValueError:
+                continue
+    return found
 
 
 def _check_reverse(flow: http.HTTPFlow, headers: Headers) -> None:

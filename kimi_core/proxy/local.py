@@ -1,4 +1,4 @@
-"""The endpoint on the proxy's own port: providers below their prefix, /health, and a plain word for everything else."""
+"""The endpoint on the proxy's own port, but for the status page: /health, and a plain word for what is not there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def answer(request: http.Request, providers: Sequence[Provider]) -> Reply:
     if path == "/health" and request.method in {"GET", "HEAD"}:
         return _health(providers)
     served = " and ".join(f"{provider.prefix}v1/…" for provider in providers)
-    return reply_for(UnknownPath(f"There is nothing at {path[:80]!r}; served here: /health, {served}."), "openai")
+    return reply_for(
+        UnknownPath(f"There is nothing at {path[:80]!r}; served here: / (the status page), /health, {served}."),
+        "openai",
+    )
 
 
 def _health(providers: Sequence[Provider]) -> Reply:
