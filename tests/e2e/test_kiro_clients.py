@@ -6,17 +6,14 @@ import subprocess
 
 import pytest
 
+from kimi_core.blocks.kiro import client_id
 from tests.e2e.harness import environment
+from tests.e2e.opencode import Opencode
 from tests.servers.kiro import user_of
 from tests.servers.kiro_answers import REFUSALS
 
 MODEL = "claude-sonnet-4.5"
 SECONDS = 120
-# without these opencode looks for models, updates, plugins and language servers on the network
-QUIET = {
-    f"OPENCODE_DISABLE_{name}": "1"
-    for name in ("AUTOUPDATE", "MODELS_FETCH", "DEFAULT_PLUGINS", "LSP_DOWNLOAD", "SHARE", "EXTERNAL_SKILLS")
-} | {"OPENCODE_PURE": "1"}
 
 
 @pytest.fixture(autouse=True)
@@ -93,49 +90,21 @@ def test_the_ai_sdk_gets_errors_as_such(ask):
 # --- opencode --------------------------------------------------------------------------------------------------------
 
 
-def block(base):
-    """Return the configuration of a user who has followed the README."""
-    model = {
-        "name": "Claude Sonnet 4.5",
-        "attachment": True,
-        "tool_call": True,
-        "limit": {"context": 200_000, "output": 64_000},
-    }
-    options = {"baseURL": base, "apiKey": "kimi-mitm"}
-    provider = {"npm": "@ai-sdk/openai-compatible", "name": "Kiro", "options": options, "models": {MODEL: model}}
-    return {"autoupdate": False, "share": "disabled", "provider": {"kiro": provider}}
-
-
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """Give opencode one home for the module: making its database takes longer than anything else."""
-    home = tmp_path_factory.mktemp("opencode-kiro")
-    (home / ".config/opencode").mkdir(parents=True)
-    (home / "work").mkdir()
-    return home
+def opencode(kiro, node_clients, tmp_path_factory):
+    """Return opencode with a home of its own."""
+    return Opencode(kiro, node_clients, tmp_path_factory.mktemp("opencode-kiro"))
 
 
 @pytest.fixture
-def run(kiro, node_clients, home):
+def run(opencode):
     """Return a function that runs `opencode run` once and returns what it printed."""
 
-    def opencode(prompt):
-        (home / ".config/opencode/opencode.json").write_text(json.dumps(block(kiro.local)))
-        program = shutil.which("opencode", path=node_clients / "node_modules/.bin")
-        done = subprocess.run(
-            [program, "run", "--model", f"kiro/{MODEL}"],
-            input=prompt,  # as an argument it would be quoted
-            cwd=home / "work",
-            env=environment(home, QUIET),
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
+    def ask(prompt):
+        opencode.configure("--kiro", "--base-url")
+        return opencode("run", "--model", f"kiro/{client_id(MODEL)}", prompt=prompt)
 
-    return opencode
+    return ask
 
 
 def has_tools(seen):

@@ -1,70 +1,30 @@
-"""opencode itself, from its package, with the provider block that a user would have."""
-
-import json
-import shutil
-import subprocess
+"""opencode itself, from its package, with a file of the user's that `kimi-mitm config` has merged its provider into."""
 
 import pytest
 
-from tests.e2e.harness import environment
+from kimi_core.cli.jsonc import parse
+from tests.e2e.opencode import OWN, Opencode
 
 PROVIDER = "kimi-for-coding-oauth"
 MODEL = "kimi-for-coding"
-OPENCODE_SECONDS = 120
-# without these it looks for models, updates, plugins and language servers on the network
-QUIET = {
-    f"OPENCODE_DISABLE_{name}": "1"
-    for name in ("AUTOUPDATE", "MODELS_FETCH", "DEFAULT_PLUGINS", "LSP_DOWNLOAD", "SHARE", "EXTERNAL_SKILLS")
-} | {"OPENCODE_PURE": "1"}
-
-
-def block(base: str) -> dict:
-    """Return the configuration of a user who has followed the README."""
-    model = {
-        "name": "K2.7 Coding",
-        "reasoning": True,
-        "attachment": True,
-        "tool_call": True,
-        "limit": {"context": 262144, "output": 32768},
-        "variants": {"off": {"reasoningEffort": "off"}, "high": {"reasoningEffort": "high"}},
-    }
-    options = {"baseURL": base, "apiKey": "kimi-mitm"}
-    provider = {"npm": "@ai-sdk/openai-compatible", "name": "Kimi", "options": options, "models": {MODEL: model}}
-    return {"autoupdate": False, "share": "disabled", "provider": {PROVIDER: provider}}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """Give opencode one home for the module: making its database takes longer than anything else."""
-    home = tmp_path_factory.mktemp("opencode")
-    (home / ".config/opencode").mkdir(parents=True)
-    (home / "work").mkdir()
-    return home
+def opencode(proxy, node_clients, tmp_path_factory):
+    """Return opencode with a home of its own."""
+    return Opencode(proxy, node_clients, tmp_path_factory.mktemp("opencode"))
 
 
 @pytest.fixture
-def run(proxy, node_clients, home):
+def run(proxy, opencode):
     """Return a function that runs `opencode run` once and returns what it printed."""
 
-    def opencode(prompt: str, *words: str, local: bool = False) -> str:
+    def ask(prompt: str, *words: str, local: bool = False) -> str:
+        opencode.configure("--with-limit", "32768", *(["--base-url"] if local else []))
         more = {"HTTPS_PROXY": proxy.url, "NODE_EXTRA_CA_CERTS": str(proxy.ca_file), "NO_PROXY": "localhost,127.0.0.1"}
-        config = home / ".config/opencode/opencode.json"
-        config.write_text(json.dumps(block(proxy.local if local else proxy.base)))
-        program = shutil.which("opencode", path=node_clients / "node_modules/.bin")
-        done = subprocess.run(
-            [program, "run", "--model", f"{PROVIDER}/{MODEL}", *words],
-            input=prompt,  # as an argument it would be quoted
-            cwd=home / "work",
-            env=environment(home, more | QUIET),
-            capture_output=True,
-            text=True,
-            timeout=OPENCODE_SECONDS,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return done.stdout
+        return opencode("run", "--model", f"{PROVIDER}/{MODEL}", *words, prompt=prompt, **({} if local else more))
 
-    return opencode
+    return ask
 
 
 def main_and_title(requests):
@@ -84,12 +44,6 @@ def test_answers_under_the_real_host_name(world, run):
     assert main.header("x-session-affinity") is None
     assert "ses_" not in main.json["prompt_cache_key"]
     assert world.kimi.oauth.valid(main.bearer)
-
-
-def test_answers_at_the_plain_base_url(world, run):
-    """Without the proxy variable and the CA it works at the local endpoint."""
-    assert "local answer" in run("[[say local answer]]", local=True)
-    assert world.kimi.of("chat")
 
 
 def test_a_tool_runs_and_its_result_goes_back(world, run):
@@ -118,3 +72,19 @@ def test_a_variant_puts_its_effort_on_the_wire(world, run):
     main, _ = main_and_title(world.kimi.of("chat"))
     assert main.json["thinking"] == {"type": "disabled"}
     assert "reasoning_effort" not in main.json
+
+
+def test_answers_at_the_plain_base_url(world, run):
+    """Without the proxy variable and the CA it works at the local endpoint."""
+    assert "local answer" in run("[[say local answer]]", local=True)
+    assert world.kimi.of("chat")
+
+
+def test_opencode_lists_what_was_merged(world, run, opencode):
+    """It reads the file as it is now, with the models of the plan beside the user's own; no comment is lost."""
+    listed = opencode("models").split()
+    assert {f"{PROVIDER}/{MODEL}", f"{PROVIDER}/k3", "mine/one"} <= set(listed)
+    text = opencode.file.read_text()
+    rest = iter(text)
+    assert all(sign in rest for sign in OWN)
+    assert set(parse(text).value) == {"autoupdate", "provider", "share", "$schema"}  # the last is of opencode's own
