@@ -88,7 +88,11 @@ class Settings(BaseModel):
     ] = 0
     kimi_record_limit: Annotated[
         int,
-        Field(ge=0, description="KiB of a streamed answer that a flow keeps for inspection; 0 = keep nothing."),
+        Field(
+            ge=0,
+            description="KiB that a flow keeps for inspection of a streamed answer, and of each original that was "
+            "rewritten: the client's request, the service's answer; 0 = keep nothing.",
+        ),
     ] = 8192
     kimi_client_key: Annotated[
         str,

@@ -13,6 +13,7 @@ from kimi_core.kiro import health, models
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.constants import LOCAL_PREFIX
 from kimi_core.kiro.exchange import KiroExchange
+from kimi_core.kiro.resent import ResentExchange, is_resent
 from kimi_core.kiro.service import Service
 from kimi_core.routing import below
 
@@ -72,6 +73,9 @@ class Kiro:
             clear = next(((h, p) for h, p in self._origins if h == host and head.scheme == "http"), None)
             host, port = clear or (host, port)
             rest = below(head.path, "/" + VERSION) if (host, port) in self._origins else None
+            if rest is None and (host, port) in self._origins and is_resent(head):
+                scheme = self._origins[host, port]
+                return Route(self.name, "resent", "openai", scheme, host, port, head.path)
         if rest is None:
             return None
         return Route(
@@ -89,6 +93,8 @@ class Kiro:
         """Begin a chat, or answer what needs no account's attempt."""
         if route.operation == "chat":
             return KiroExchange(self.service, head, route)
+        if route.operation == "resent":
+            return ResentExchange(self.service, head, route)
         if route.operation == "other":
             return reply_for(
                 NotServed(f"There is no {head.method} {route.path.partition('?')[0][:80]} at Kiro."), "openai"

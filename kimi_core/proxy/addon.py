@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,22 @@ from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.kimi.provider import Kimi
 from kimi_core.kiro.provider import Kiro
 from kimi_core.kiro.service import Service
-from kimi_core.proxy import commands, guard, journal, local, native, options, record, replay, seal, takeover
-from kimi_core.proxy.control import ExchangeControl, RefusedControl
+from kimi_core.proxy import (
+    again,
+    commands,
+    guard,
+    journal,
+    local,
+    native,
+    options,
+    record,
+    replay,
+    seal,
+    sides,
+    takeover,
+    views,
+)
+from kimi_core.proxy.control import Client, ExchangeControl, RefusedControl
 from kimi_core.proxy.key import client_key
 from kimi_core.proxy.status import PageControl, StatusPage
 from kimi_core.settings import Settings
@@ -84,6 +98,7 @@ class KimiMitm:
     def load(self, loader: Loader) -> None:
         """Declare the options and put the replay in place."""
         options.declare(loader)
+        views.install()
         try:
             replay.install()
         except replay.ReplayUnavailable as error:
@@ -135,6 +150,7 @@ class KimiMitm:
 
     def done(self) -> None:
         """Stop the timers; streams under way go on."""
+        views.remove()
         for task in self._tasks:
             task.cancel()
         for provider in self.providers:
@@ -158,7 +174,7 @@ class KimiMitm:
 
     async def requestheaders(self, flow: http.HTTPFlow) -> None:
         """Find out whose request this is, guard it, and open its exchange."""
-        if flow.response or flow.error:
+        if flow.response or flow.error or not flow.live:  # one that is loaded from a file is not live
             return
         head = seal.head_of(flow)
         on_own_port = guard.own_port(flow)
@@ -169,18 +185,10 @@ class KimiMitm:
                 self._answer(flow, reply_for(error, "openai"))
                 return
             self._show_page(flow, head)
-        found = self._find(head, local_request=on_own_port)
-        if found is None:
-            if on_own_port:
-                self._answer(flow, local.answer(flow.request, self.providers))
-            elif takeover.concerns(head, self.settings.openai_hosts):
-                replay.attach(flow, takeover.ReadingControl(self.settings.kimi_max_body * KIB * KIB))
-            elif native.concerns(head, self.providers) and replay.installed():
-                replay.attach(flow, native.NativeControl(flow, self.settings.kimi_record_limit * KIB))
-            return
-        provider, route = found
-        if self._permitted(flow, head, route):
-            await self._begin(flow, provider, head, route)
+        if flow.is_replay:
+            await self._again(flow, head, on_own_port=on_own_port)
+        else:
+            await self._serve(flow, head, on_own_port=on_own_port)
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """Have the body rewritten, after a look at whether a request to another OpenAI-style host is for us."""
@@ -219,6 +227,41 @@ class KimiMitm:
         """Finish the record of an exchange that was broken off."""
         self._keep_private(flow)
         self._finish(flow)
+
+    # --- whose it is ---------------------------------------------------------------------------------------------
+
+    async def _serve(
+        self, flow: http.HTTPFlow, head: RequestHead, *, on_own_port: bool, logins: Mapping[str, str] | None = None
+    ) -> None:
+        """Begin what a request asks for; *logins* are its client's own where the flow shows labels."""
+        found = self._find(head, local_request=on_own_port)
+        if found is None:
+            if on_own_port:
+                self._answer(flow, local.answer(flow.request, self.providers))
+            elif takeover.concerns(head, self.settings.openai_hosts):
+                replay.attach(flow, takeover.ReadingControl(self.settings.kimi_max_body * KIB * KIB))
+            elif native.concerns(head, self.providers) and replay.installed():
+                replay.attach(flow, native.NativeControl(flow, self.settings.kimi_record_limit * KIB, logins))
+            return
+        provider, route = found
+        if self._permitted(flow, head, route):
+            await self._begin(flow, provider, head, route)
+
+    async def _again(self, flow: http.HTTPFlow, head: RequestHead, *, on_own_port: bool) -> None:
+        """Begin with a flow that is sent again where its client began, if that is known and still what is wanted."""
+        try:
+            logins = again.logins(flow, head)
+        except Refused as error:
+            self._answer(flow, reply_for(error, "openai"))
+            return
+        head = again.with_logins(head, logins)
+        known = again.original(flow, head, self.providers)
+        if known is None:
+            await self._serve(flow, head, on_own_port=on_own_port, logins=logins)
+            return
+        head = again.with_logins(known.head, logins)
+        if self._permitted(flow, head, known.route):
+            await self._begin(flow, known.provider, head, known.route, known.body)
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
@@ -273,15 +316,22 @@ class KimiMitm:
         if isinstance(replay.control_of(flow), PageControl):
             raise AddonHalt
 
-    async def _begin(self, flow: http.HTTPFlow, provider: Provider, head: RequestHead, route: Route) -> None:
+    async def _begin(
+        self, flow: http.HTTPFlow, provider: Provider, head: RequestHead, route: Route, body: bytes | None = None
+    ) -> None:
         head = replace(head, headers=head.headers.without(guard.KEY_HEADER))  # between the client and this proxy only
         opened = await provider.open(head, route)
         if isinstance(opened, Reply):
             self._answered(flow, head, route, opened)
             return
         _shared.recorder.begin(flow.id, _arrival(flow, head, route), opened.story)
+        sides.forget(flow)
         control = ExchangeControl(
-            flow, opened, record_limit=self.settings.kimi_record_limit * KIB, on_retry=self._retried
+            flow,
+            opened,
+            record_limit=self.settings.kimi_record_limit * KIB,
+            on_retry=self._retried,
+            client=Client(head, provider.name, route.operation, body),
         )
         flow.request.stream = not opened.buffers_body
         replay.attach(flow, control)
@@ -319,12 +369,17 @@ class KimiMitm:
             flow.comment = f"refused: {reply.why}"
 
     async def _retried(self, attempt: replay.Attempt, why: str, number: int) -> None:
-        await record.show_attempt(attempt.flow, attempt.response, attempt.error, f"attempt {number}: {why}")
+        control = self._control(attempt.flow)
+        assert control is not None  # it is the one that was asked
+        words = f"{control.exchange.story.provider} · attempt {number}: {why}"
+        await record.show_attempt(
+            attempt.flow, attempt.response, attempt.error, words, exchange=control.id, number=number
+        )
 
     def _finish(self, flow: http.HTTPFlow) -> None:
         passing = replay.control_of(flow)
-        if isinstance(passing, native.NativeControl) and flow.response is not None:
-            passing.keep(flow.response)
+        if isinstance(passing, native.NativeControl):
+            passing.keep(flow)
         control = self._control(flow)
         if control is None or control.finished:
             return
@@ -333,7 +388,7 @@ class KimiMitm:
         self._open -= 1
         self._mask(flow, control)
         control.keep(flow)
-        record.tell(flow, control.exchange.story, control.attempts)
+        record.tell(flow, control.exchange.story, control.attempts, control.id)
         _shared.recorder.end(flow.id, _end(flow, control.attempts))
 
     @staticmethod

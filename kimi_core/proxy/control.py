@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from mitmproxy import connection, http
 
 from kimi_core.errors import BadRequest, Refused
-from kimi_core.exchange import Answer, Exchange, Limits, Reply, Retry, Verdict
-from kimi_core.proxy import guard, seal
+from kimi_core.exchange import Answer, Exchange, Limits, Reply, RequestHead, Retry, Verdict
+from kimi_core.proxy import guard, record, seal, sides
 from kimi_core.proxy.decoding import decode, decoder_for
 from kimi_core.proxy.replay import Attempt, Broken
 from kimi_core.proxy.stream import AnswerStream, Tape
@@ -22,6 +23,20 @@ class Misdirected(Refused):
     status = 502
 
 
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What a client asked for: its head, of which provider, and which endpoint of it.
+
+    `body` is None for what the flow's request brings, or the body that is used in its place: a flow that is sent again
+    shows what went out the last time.
+    """
+
+    head: RequestHead
+    provider: str
+    operation: str
+    body: bytes | None = None
+
+
 class ExchangeControl:
     """What `replay` asks about a flow; see `replay.Control`."""
 
@@ -32,8 +47,10 @@ class ExchangeControl:
         *,
         record_limit: int,
         on_retry: Callable[[Attempt, str, int], Awaitable[None]],
+        client: Client | None = None,
     ) -> None:
         self.exchange = exchange
+        self.id = record.new_id()
         self.attempts = 1
         self.finished = False
         self.stream: AnswerStream | None = None
@@ -43,6 +60,8 @@ class ExchangeControl:
         self._held: http.Response | None = None
         self._head: http.Response | None = None
         self._refusal: str | None = None
+        self._client = client
+        self._wire_type = ""
         seal.dress(flow.request, exchange.attempt)
 
     @property
@@ -67,11 +86,17 @@ class ExchangeControl:
 
     async def prepare(self, flow: http.HTTPFlow) -> None:
         """Rewrite the buffered body; where that cannot be done, set the refusal as the flow's response."""
-        outcome = await self.exchange.prepare(flow.request.get_content(strict=False) or b"")
+        client = self._client
+        body = client.body if client else None
+        if body is None:
+            body = flow.request.get_content(strict=False) or b""
+        outcome = await self.exchange.prepare(body)
         if isinstance(outcome, Reply):
             flow.response = seal.response_for(outcome)
         else:
             seal.dress(flow.request, outcome)
+        if client:
+            sides.keep_request(flow, client.head, client.provider, client.operation, body, self._record_limit)
 
     def too_large(self, flow: http.HTTPFlow) -> http.Response:
         """Return the answer to a body beyond `max_body`."""
@@ -149,12 +174,16 @@ class ExchangeControl:
         if decoder:
             response.headers.pop("content-encoding")
             response.headers.pop("content-length", None)
+        came_as = response.headers.get("content-type", "")
         converted = self.exchange.converter(seal.answer_head(response))
         if converted:
             seal.set_headers(response, converted[0].headers)
         if not flow.request.is_http2:
             _chunk(flow.request, response)
-        self.stream = AnswerStream(converted[1] if converted else None, decoder, Tape(self._record_limit))
+        wire = None
+        if response.headers.get("content-type", "") != came_as:  # the client gets another format than the service sent
+            wire, self._wire_type = Tape(self._record_limit), came_as
+        self.stream = AnswerStream(converted[1] if converted else None, decoder, Tape(self._record_limit), wire)
         response.stream = self.stream
 
     def cut(self, flow: http.HTTPFlow, limit: Broken) -> bytes | None:
@@ -173,7 +202,10 @@ class ExchangeControl:
         self._collecting = False
         head = seal.answer_head(flow.response)
         body = decode(flow.response.data.content or b"", flow.response.headers.get("content-encoding"))
+        came_as = flow.response.headers.get("content-type", "")
         flow.response = seal.response_for(self.exchange.collected(head, body))
+        if self._record_limit:
+            sides.keep_answer(flow, came_as, body[: self._record_limit], len(body))
 
     def ping(self, flow: http.HTTPFlow) -> bytes:
         """Return a word for a client that waits; an answer that told its length has no room for one."""
@@ -188,11 +220,18 @@ class ExchangeControl:
         """
         if flow.request.data.content is None:
             flow.request.data.content = b""
+        sides.sign(flow)
         if self.stream is None or flow.response is None:
             return
-        content = self.stream.tape.content()
+        tape, wire = self.stream.tape, self.stream.wire
+        content = tape.take()
         if content is not None:
             flow.response.data.content = content
+            if len(content) < tape.length:
+                sides.keep_cut(flow, tape.length)
+        came = wire.take() if wire else None
+        if wire is not None and came is not None:
+            sides.keep_answer(flow, self._wire_type, came, wire.length)
 
 
 class PassingControl:

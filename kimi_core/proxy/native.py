@@ -6,11 +6,12 @@ more than ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mitmproxy import http
 
 from kimi_core.exchange import Provider, RequestHead
+from kimi_core.proxy import record, sides
 from kimi_core.proxy.control import PassingControl
 from kimi_core.proxy.stream import AnswerStream, Tape
 
@@ -28,15 +29,19 @@ class NativeControl(PassingControl):
 
     buffers_body = False
 
-    def __init__(self, flow: http.HTTPFlow, record_limit: int) -> None:
+    def __init__(self, flow: http.HTTPFlow, record_limit: int, logins: Mapping[str, str] | None = None) -> None:
+        """Take charge of *flow*; *logins* are what it carries in place of the labels of an earlier sending."""
         self._stream = AnswerStream(None, None, Tape(record_limit))
-        self._secrets = {name: flow.request.headers[name] for name in CREDENTIALS if name in flow.request.headers}
-        for name in self._secrets:
+        self._kept = False
+        self.origin = (flow.request.scheme, flow.request.host, flow.request.port)
+        self.logins = {name: flow.request.headers[name] for name in CREDENTIALS if name in flow.request.headers}
+        self.logins |= logins or {}
+        for name in self.logins:
             flow.request.headers[name] = LABEL
 
     def seal(self, request: http.Request) -> http.Request:
         """Put the client's own login back into a copy for the wire."""
-        for name, value in self._secrets.items():
+        for name, value in self.logins.items():
             request.headers[name] = value
         return request
 
@@ -44,8 +49,15 @@ class NativeControl(PassingControl):
         """Let the answer pass piece by piece: mitmproxy would read it whole first."""
         response.stream = self._stream
 
-    def keep(self, response: http.Response) -> None:
-        """Put what passed into the flow, which is only a record now."""
-        content = self._stream.tape.content()
-        if content is not None:
+    def keep(self, flow: http.HTTPFlow) -> None:
+        """Put what passed into the flow, which is only a record now, and say whose request it was; once."""
+        if self._kept:
+            return
+        self._kept = True
+        tape, response = self._stream.tape, flow.response
+        content = tape.take()
+        if response is not None and content is not None:
             response.data.content = content
+            if len(content) < tape.length:
+                sides.keep_cut(flow, tape.length)
+        record.tell_native(flow)

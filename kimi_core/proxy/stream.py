@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from kimi_core.errors import KimiMitmError, UpstreamError
 from kimi_core.exchange import Converter, EndsEarly
 from kimi_core.proxy.decoding import Decoder
+from kimi_core.proxy.replay import Sink
 
 logger = logging.getLogger(__name__)
 
@@ -24,36 +25,54 @@ class Unreadable(UpstreamError):
 
 
 class Tape:
-    """The first bytes of a body, up to a limit."""
+    """The first bytes of a body, up to a limit; `length` counts all of them."""
 
     def __init__(self, limit: int) -> None:
+        self.length = 0
         self._limit = limit
         self._pieces: list[bytes] = []
         self._left = limit
 
     def add(self, data: bytes) -> None:
         """Keep what still fits."""
+        self.length += len(data)
         if self._left > 0 and data:
             piece = data[: self._left]
             self._pieces.append(piece)
             self._left -= len(piece)
+
+    def feed(self, data: bytes) -> bytes:
+        """Keep what still fits and pass it on."""
+        self.add(data)
+        return data
+
+    def take(self) -> bytes | None:
+        """Return what was kept and keep it no longer, so that it is in memory once."""
+        content = self.content()
+        self._pieces = []
+        return content
 
     def content(self) -> bytes | None:
         """Return what was kept, None where nothing is to be kept."""
         return b"".join(self._pieces) if self._limit else None
 
 
-class AnswerStream:
+class AnswerStream(Sink):
     """The callable for `flow.response.stream`; see `replay.Sink`."""
 
-    def __init__(self, converter: Converter | None, decoder: Decoder | None, tape: Tape) -> None:
+    def __init__(
+        self, converter: Converter | None, decoder: Decoder | None, tape: Tape, wire: Tape | None = None
+    ) -> None:
         self.tape = tape
+        """What the client got."""
+        self.wire = wire
+        """What the service sent, decoded, where that is to be kept as well."""
         self.over = False
         """True once the client has everything, although the service may still send."""
         self._converter = converter
         given: object = converter
         self._ends = given if isinstance(given, EndsEarly) else None
-        self._steps = [step.feed for step in (decoder, converter) if step is not None]
+        self._steps = [step.feed for step in (decoder, wire, converter) if step is not None]
         self._failed = False
 
     def __call__(self, data: bytes) -> Sequence[bytes]:

@@ -123,7 +123,7 @@ async def test_a_native_client_passes_with_its_own_login_unseen(world):
     assert flow.response.stream(b"") == []
     addon.response(flow)
     assert flow.response.data.content == b"frame"
-    assert flow.comment == ""
+    assert flow.comment == "passed as it came, with the client's own login"
 
 
 async def test_a_native_client_without_replay_is_left_alone(world):
@@ -407,13 +407,16 @@ async def test_retried_attempts_are_shown(world, monkeypatch):
     _, addon = world
     shown = []
 
-    async def show(flow, response, error, comment):
-        shown.append((flow, error, comment))
+    async def show(flow, response, error, comment, **more):
+        shown.append((flow, error, comment, more))
 
     monkeypatch.setattr(record, "show_attempt", show)
+    _provide(addon, FakeExchange())
     flow = _flow()
+    await addon.requestheaders(flow)
     await addon._retried(replay.Attempt(flow, 1, error="reset"), "connection lost", 1)
-    assert shown == [(flow, "reset", "attempt 1: connection lost")]
+    more = {"exchange": replay.control_of(flow).id, "number": 1}
+    assert shown == [(flow, "reset", "fake · attempt 1: connection lost", more)]
 
 
 def test_what_mitmproxy_loads():

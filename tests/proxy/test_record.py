@@ -38,16 +38,16 @@ async def test_an_attempt_is_a_flow_of_its_own(response, tmp_path):
     with taddons.context(listed, saved) as tctx:
         tctx.configure(saved, save_stream_file=str(tmp_path / "flows"))
         flow = tflow.tflow()
-        await record.show_attempt(flow, response, "connection refused", "attempt 1: 401")
+        await record.show_attempt(flow, response, "connection refused", "attempt 1: 401", exchange="4f9a1c", number=1)
         saved.done()
     (shown,) = list(listed)
     with (tmp_path / "flows").open("rb") as file:
         (kept,) = list(FlowReader(file).stream())
     for copy in (shown, kept):
         assert copy.id != flow.id
-        assert copy.comment == "attempt 1: 401"
+        assert copy.comment == "attempt 1: 401 · #4f9a1c"
         assert copy.marked == record.RETRIED
-        assert copy.metadata[record.METADATA] == {"attempt_of": flow.id}
+        assert copy.metadata[record.METADATA] == {"exchange": "4f9a1c", "attempt_of": flow.id, "attempt": 1}
         if response:
             assert copy.response.status_code == 401
         else:
