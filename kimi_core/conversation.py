@@ -18,6 +18,7 @@ it is mapped even where it looks native.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -102,8 +103,12 @@ def _text(value: object) -> str:
 
 
 def _map(value: str, salt: str) -> str:
-    namespace = uuid.uuid5(uuid.NAMESPACE_URL, f"kimi-mitm:{salt}")
-    return str(uuid.uuid5(namespace, value.encode("utf-8", "surrogatepass")))
+    return str(uuid.uuid5(_namespace(salt), value.encode("utf-8", "surrogatepass")))
+
+
+@functools.lru_cache(maxsize=8)
+def _namespace(salt: str) -> uuid.UUID:
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"kimi-mitm:{salt}")
 
 
 def _opening(headers: Headers, body: Mapping[str, Any]) -> str:

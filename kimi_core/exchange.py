@@ -31,10 +31,11 @@ JSON = "application/json"
 class Headers:
     """An ordered, case-insensitive, immutable list of header fields (RFC 9110 §5); names keep their spelling."""
 
-    __slots__ = ("_pairs",)
+    __slots__ = ("_first", "_pairs")
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
         self._pairs = tuple(pairs)
+        self._first: dict[str, str] | None = None  # lower-cased name -> first value, made when it is first asked for
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._pairs)
@@ -56,8 +57,9 @@ class Headers:
 
     def get(self, name: str) -> str | None:
         """Return the first value of *name*, or None."""
-        wanted = name.lower()
-        return next((value for key, value in self._pairs if key.lower() == wanted), None)
+        if self._first is None:
+            self._first = {key.lower(): value for key, value in reversed(self._pairs)}
+        return self._first.get(name.lower())
 
     def get_all(self, name: str) -> list[str]:
         """Return every value of *name* in order."""

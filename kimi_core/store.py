@@ -31,6 +31,7 @@ WINDOWS = os.name == "nt"
 POLL = 0.05  # seconds between two tries for the lock; filelock's own default
 REPLACE_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)  # Windows refuses a rename while a reader has the file open
 LEFTOVER_AGE = 3600.0  # seconds after which a temporary file belongs to a writer that is no more
+SETTLED = 20_000_000  # ns; a file changed later than this ago may change again without another time on it
 HEADROOM = 4096  # bytes by which a document may grow between `probe` and `write`
 
 
@@ -67,6 +68,17 @@ class Document:
         if not isinstance(data, dict):
             raise StoreDamaged(f"{self.path} is damaged: it holds no JSON object.")
         return data
+
+    def stamp(self) -> tuple[int, ...] | None:
+        """Return what tells this state of the file from any other; None where there is none, or it is too young."""
+        try:
+            found = self.path.lstat()
+        except OSError:
+            return None
+        changed = max(found.st_mtime_ns, found.st_ctime_ns)
+        regular = stat.S_ISREG(found.st_mode)
+        settled = regular and time.time_ns() - changed > SETTLED
+        return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) if settled else None
 
     def write(self, data: Mapping[str, Any]) -> None:
         """Replace the document by *data*, durably. Raises StoreDamaged over a damaged file: put it aside first."""
@@ -214,6 +226,28 @@ class Document:
             yield
         except OSError as error:
             raise StoreError(f"{self.path} cannot be {what}: {error.strerror or error}.") from error
+
+
+class Kept[T]:
+    """What *read* made of *document*, for as long as the file stays as it is: asking the system costs far less.
+
+    For readers alone. Who reads in order to write reads under the lock, and reads the file.
+    """
+
+    def __init__(self, document: Document, read: Callable[[], T]) -> None:
+        self._document = document
+        self._read = read
+        self._kept: tuple[tuple[int, ...], T] | None = None
+
+    def get(self) -> T:
+        """Return what is stored now; raises what *read* raises."""
+        stamp = self._document.stamp()  # before the file is read: what is read may be newer, never older
+        if stamp is None:
+            self._kept = None
+            return self._read()
+        if self._kept is None or self._kept[0] != stamp:
+            self._kept = (stamp, self._read())
+        return self._kept[1]
 
 
 def _sync_folder(folder: Path) -> None:

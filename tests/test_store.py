@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kimi_core.errors import StoreBusy, StoreDamaged, StoreError
-from kimi_core.store import LEFTOVER_AGE, REPLACE_PAUSES, Document, data_dir
+from kimi_core.store import LEFTOVER_AGE, REPLACE_PAUSES, SETTLED, Document, Kept, data_dir
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 
@@ -327,3 +327,56 @@ def test_a_folder_in_the_place_of_the_lock_is_a_store_error(document: Document) 
     Path(f"{document.path}.lock").mkdir(parents=True)
     with pytest.raises(StoreError, match="locked"), document.lock(0.0):
         pass
+
+
+@pytest.fixture
+def kept(document: Document) -> tuple[Document, Kept[dict[str, object] | None], list[int]]:
+    """Return a document, what is kept of it, and a list that has an entry for each time the file was read."""
+    reads: list[int] = []
+
+    def read() -> dict[str, object] | None:
+        reads.append(1)
+        return document.read()
+
+    document.write({"a": 1})
+    return document, Kept(document, read), reads
+
+
+def age(path: Path, nanoseconds: int = 2 * SETTLED) -> None:
+    """Wait until the file has not been changed for so long."""
+    while time.time_ns() - max(path.stat().st_mtime_ns, path.stat().st_ctime_ns) <= nanoseconds:
+        time.sleep(SETTLED / 1e9)
+
+
+def test_a_file_that_stays_is_read_once(kept):
+    """Once it is settled a file is read once, and again only when it is another."""
+    document, kept_, reads = kept
+    age(document.path)
+    assert [kept_.get() for _ in range(3)] == [{"a": 1}] * 3
+    assert len(reads) == 1
+    document.write({"a": 2})
+    assert kept_.get() == {"a": 2}
+
+
+def test_a_young_file_is_read_every_time(kept, monkeypatch):
+    """A file that changed a moment ago may change again within a tick of its clock, so nothing of it is kept."""
+    document, kept_, reads = kept
+    monkeypatch.setattr(time, "time_ns", lambda: document.path.stat().st_mtime_ns)
+    assert [kept_.get(), kept_.get()] == [{"a": 1}] * 2
+    assert len(reads) == 2
+
+
+def test_what_happens_to_a_kept_file_is_seen(kept):
+    """A file that is deleted, damaged or replaced by a link is not hidden by what was kept of it."""
+    document, kept_, _ = kept
+    age(document.path)
+    assert kept_.get() == {"a": 1}
+    document.path.write_text("{")
+    with pytest.raises(StoreDamaged):
+        kept_.get()
+    document.path.unlink()
+    assert kept_.get() is None
+    document.path.symlink_to(document.path.with_name("other"))
+    assert document.stamp() is None
+    with pytest.raises(StoreError, match="link"):
+        kept_.get()

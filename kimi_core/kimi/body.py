@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kimi_core.conversation import NATIVE, conversation_key
+from kimi_core.conversation import NATIVE, PARENT_HEADER, conversation_key
 from kimi_core.errors import BadRequest
 from kimi_core.exchange import Headers
 from kimi_core.kimi import thinking
@@ -174,9 +174,9 @@ def _messages(request: _Request) -> None:
 
 def _cache_key(request: _Request) -> None:
     options = request.options
-    own = conversation_key(request.headers, request.original, salt=options.salt, prefer_parent=False)
-    shared = conversation_key(request.headers, request.original, salt=options.salt, prefer_parent=True)
-    key = shared if options.prefer_parent else own
+    key = own = conversation_key(request.headers, request.original, salt=options.salt, prefer_parent=False)
+    if options.prefer_parent and PARENT_HEADER in request.headers:
+        key = conversation_key(request.headers, request.original, salt=options.salt, prefer_parent=True)
     request.conversation = own.value  # call ids begin anew in a sub-agent
     # kimi-cli sends a dashed UUID, Kimi Code session_<uuid> (recorded)
     prefix = "session_" if options.identity == "kimi-code" and key.layer != NATIVE else ""

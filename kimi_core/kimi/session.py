@@ -1,6 +1,6 @@
 """Who owns the login: hands out tokens that are fresh, renews rejected ones, never loses what is stored.
 
-The store is the truth; it is read at every call, so that a login or logout of another process is seen at once.
+The store is the truth; it is looked at on every call, so that a login or logout of another process is seen at once.
 Refreshes run elsewhere (`refresher`) under the store's lock; here callers share one flight.
 """
 
@@ -29,6 +29,7 @@ from kimi_core.kimi.constants import Site
 from kimi_core.kimi.logins import REJECTED, StoredLogin
 from kimi_core.kimi.refresher import Refresher, in_child
 from kimi_core.kimi.rotation import LOCK_WAIT, Job
+from kimi_core.store import Kept
 from kimi_core.tokens import OAuthToken, SingleFlight, digest
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Session:
         self._refresher = refresher
         self._patience = patience
         self._login = StoredLogin(self._folder, site.slot)
+        self._kept = Kept(self._login.document, self._login.token)
         self._flight: SingleFlight[OAuthToken] = SingleFlight()
         self._next_try = 0.0
         self._warned: dict[str, float] = {}
@@ -102,10 +104,11 @@ class Session:
         Where the refresh fails or is slow and the present token is still good, that is returned. Raises NotLoggedIn,
         LoginDead, AuthUnavailable, StoreDamaged, StoreError.
         """
-        token = self._stored()
         now = self._clock()
-        if not token.stale(now):
-            return token
+        kept = self._kept.get()
+        if kept is not None and not kept.stale(now):
+            return kept
+        token = self._stored()
         spare = token.remaining(now) > USABLE
         if spare and now < self._next_try:
             return token

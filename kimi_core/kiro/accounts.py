@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from kimi_core.errors import StoreDamaged
 from kimi_core.kiro.account import Account, AuthMethod
 from kimi_core.kiro.records import ForkRecord, Record, Registration
-from kimi_core.store import Document
+from kimi_core.store import Document, Kept
 
 __all__ = ("Account", "Accounts", "AccountsDamaged", "AuthMethod", "Registry", "Strategy", "new_id")
 
@@ -109,14 +109,28 @@ class AccountsDamaged(StoreDamaged):
 
 
 class Registry:
-    """The document in *folder*. The file is the truth: it is read at every call."""
+    """The document in *folder*. The file is the truth: it is looked at on every call."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.document = Document(self.folder / FILE)
+        self._kept = Kept(self.document, self._read)
 
     def load(self) -> Accounts:
-        """Return what is stored; empty where there is no file. Raises AccountsDamaged, StoreError."""
+        """Return what is stored, for the caller to alter; empty where there is no file.
+
+        Raises AccountsDamaged, StoreError.
+        """
+        kept = self._kept.get()
+        return kept.model_copy(
+            update={
+                "accounts": list(kept.accounts),
+                "forks": dict(kept.forks),
+                "registrations": dict(kept.registrations),
+            }
+        )
+
+    def _read(self) -> Accounts:
         try:
             data = self.document.read()
         except StoreDamaged as error:
@@ -137,7 +151,7 @@ class Registry:
             return self._changed(change)
 
     def _changed[T](self, change: Callable[[Accounts], T]) -> T:
-        accounts = self.load()
+        accounts = self._read()
         before = accounts.to_json()
         result = change(accounts)
         after = accounts.to_json()

@@ -201,6 +201,7 @@ class KimiMitm:
         if control.buffers_body:
             await control.prepare(flow)
         if not replay.installed() and not flow.response:
+            control.bare = True
             seal.unlabelled(flow.request, control.exchange.attempt)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
@@ -399,7 +400,7 @@ class KimiMitm:
     @staticmethod
     def _mask(flow: http.HTTPFlow, control: ExchangeControl) -> None:
         """Without the replay the secret stood in the flow while the request was sent: take it out again."""
-        for name in control.exchange.attempt.secrets:
+        for name in control.exchange.attempt.secrets if control.bare else ():
             label = control.exchange.attempt.headers.get(name)
             if label and name in flow.request.headers:
                 flow.request.headers[name] = label

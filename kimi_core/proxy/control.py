@@ -53,6 +53,7 @@ class ExchangeControl:
         self.id = record.new_id()
         self.attempts = 1
         self.finished = False
+        self.bare = False  # do the secrets stand in the flow itself while its request is on its way?
         self.stream: AnswerStream | None = None
         self._collecting = False
         self._record_limit = record_limit
@@ -90,11 +91,12 @@ class ExchangeControl:
         body = client.body if client else None
         if body is None:
             body = flow.request.get_content(strict=False) or b""
+        dressed = self.exchange.attempt
         outcome = await self.exchange.prepare(body)
         if isinstance(outcome, Reply):
             flow.response = seal.response_for(outcome)
         else:
-            seal.dress(flow.request, outcome)
+            seal.dress(flow.request, outcome, dressed)
         if client:
             sides.keep_request(flow, client.head, client.provider, client.operation, body, self._record_limit)
 

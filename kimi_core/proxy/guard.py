@@ -8,6 +8,7 @@ connection really the provider's (when it is open, before a byte is sent on it).
 from __future__ import annotations
 
 import base64
+import functools
 import hmac
 import ipaddress
 from collections.abc import Iterable
@@ -82,12 +83,17 @@ def peer_allowed(address: str, networks: Iterable[ipaddress.IPv4Network | ipaddr
 
 
 def _in(address: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    ip = _ip(address)
+    return ip is not None and (ip.is_loopback or any(ip in network for network in networks))
+
+
+@functools.lru_cache(maxsize=256)  # the same few are asked about in each request
+def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return False
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return ip.is_loopback or any(ip in network for network in networks)
+        return None
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def own_port(flow: http.HTTPFlow) -> bool:

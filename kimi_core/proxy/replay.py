@@ -30,9 +30,10 @@ import importlib
 import logging
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 from mitmproxy import connection, http
 
@@ -157,16 +158,15 @@ class Control(Protocol):
         ...
 
 
-@runtime_checkable
-class Sink(Protocol):
+class Sink(ABC):
     """A callable for `flow.response.stream` that keeps what it wants to keep itself, and never raises."""
 
-    over: bool
+    over = False
     """True, after a piece, once the client has everything; the rest is then cancelled."""
 
+    @abstractmethod
     def __call__(self, data: bytes) -> Sequence[bytes]:
         """Take a piece (b"" = the end), return the pieces for the client."""
-        ...
 
 
 def attach(flow: http.HTTPFlow, control: Control) -> None:

@@ -50,6 +50,7 @@ from mitmproxy.proxy.layers.http import (
 from mitmproxy.utils import human
 
 from kimi_core.proxy.replay import Attempt, Broken, Control, Sink, control_of, guarded
+from kimi_core.proxy.seal import twin
 
 if TYPE_CHECKING:
     from mitmproxy.proxy.layers.http import HttpStream as StockStream
@@ -201,7 +202,7 @@ class ReplayStream(StockStream):
             control = self._control
             if isinstance(command, SendHttp) and command.connection is not self.context.client and control:
                 if isinstance(command.event, RequestHeaders):
-                    sealed = guarded(None, control.seal, command.event.request.copy())
+                    sealed = guarded(None, control.seal, twin(command.event.request))
                     if sealed is None:
                         steps.close()  # the rest of the request must not follow
                         steps, reply = self._refuse(UNSEALED), None

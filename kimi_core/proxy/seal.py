@@ -6,6 +6,9 @@ the request, at the place where it leaves for the server.
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 from mitmproxy import http
 
 from kimi_core.exchange import AnswerHead, Attempt, Headers, Reply, RequestHead
@@ -46,8 +49,21 @@ def set_headers(message: http.Message, headers: Headers) -> None:
     )
 
 
-def dress(request: http.Request, attempt: Attempt) -> None:
-    """Make *request* what *attempt* says, labels in place of secrets."""
+def dress(request: http.Request, attempt: Attempt, before: Attempt | None = None) -> None:
+    """Make *request* what *attempt* says, labels in place of secrets.
+
+    *before* is what it was dressed in already; where that differs in its body alone, only that is put in.
+    """
+    if before is None or replace(before, body=attempt.body) != attempt:
+        _dress_head(request, attempt)
+    if attempt.body is not None:
+        request.data.content = attempt.body
+        request.headers.pop("transfer-encoding", None)
+        request.headers.pop("content-encoding", None)
+        request.headers["content-length"] = str(len(attempt.body))
+
+
+def _dress_head(request: http.Request, attempt: Attempt) -> None:
     request.method = attempt.method
     request.scheme = attempt.scheme
     request.data.host = attempt.host  # the property would rewrite Host and authority by its own rules
@@ -59,11 +75,14 @@ def dress(request: http.Request, attempt: Attempt) -> None:
     set_headers(request, attempt.headers.without(*OWN_LEG))
     for name, value in own:
         request.headers[name] = value
-    if attempt.body is not None:
-        request.data.content = attempt.body
-        request.headers.pop("transfer-encoding", None)
-        request.headers.pop("content-encoding", None)
-        request.headers["content-length"] = str(len(attempt.body))
+
+
+def twin(request: http.Request) -> http.Request:
+    """Return a copy whose head may be changed, at a tenth of what `Request.copy` costs; the body is the same object."""
+    other = copy.copy(request)
+    other.data = copy.copy(request.data)
+    other.data.headers = request.headers.copy()
+    return other
 
 
 def unlabelled(request: http.Request, attempt: Attempt) -> http.Request:

@@ -66,7 +66,7 @@ class Policy:
         return False
 
 
-class Passing:
+class Passing(replay.Sink):
     """A sink that passes every piece on, until the policy says that the client has everything."""
 
     def __init__(self, policy):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from mitmproxy.test import tflow, tutils
 
@@ -55,6 +57,29 @@ def test_a_rewritten_body_replaces_the_framing():
     headers = Headers([("Transfer-Encoding", "chunked"), ("Content-Encoding", "gzip")])
     seal.dress(request, Attempt("POST", "https", "h", 443, "/", headers, body=b"{}"))
     assert [(k.lower(), v) for k, v in request.headers.items()] == [("content-length", "2")]
+
+
+def test_what_is_dressed_already_gets_its_body_only():
+    """Where an attempt differs from the one before in its body alone, fields that were set since stay."""
+    request = tflow.tflow().request
+    seal.dress(request, ATTEMPT)
+    request.headers["x-since"] = "1"
+    seal.dress(request, replace(ATTEMPT, body=b"{}"), ATTEMPT)
+    assert (request.content, request.headers["content-length"], request.headers["x-since"]) == (b"{}", "2", "1")
+    seal.dress(request, replace(ATTEMPT, path="/other"), ATTEMPT)
+    assert request.path == "/other"
+    assert "x-since" not in request.headers
+
+
+def test_a_twin_is_a_copy():
+    """What is done to the head of the copy does not show in the original."""
+    request = tflow.tflow().request
+    before = request.get_state()
+    twin = seal.twin(request)
+    assert twin.get_state() == before
+    twin.headers["authorization"] = "Bearer fake-access-1"
+    twin.http_version, twin.path, twin.authority = "HTTP/1.1", "/other", ""
+    assert request.get_state() == before
 
 
 def test_the_wire_gets_the_secret_under_the_same_spelling():
