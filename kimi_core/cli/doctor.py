@@ -1,1 +1,130 @@
 """``kimi-mitm doctor``: what is wrong on this machine, in plain words, and the command that mends it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from kimi_core.cli.app import App, AppCommand
+from kimi_core.cli.checks.check import AnyCheck, State
+from kimi_core.cli.checks.clients import client as client_of
+from kimi_core.cli.checks.machine import Machine
+from kimi_core.cli.checks.run import Result, run
+from kimi_core.cli.checks.table import CHECKS
+from kimi_core.cli.configuration import Configuration, load
+from kimi_core.cli.output import ExitCode, Report
+from kimi_core.errors import ConfigError
+
+COLOURS = {State.ok: "green", State.warning: "yellow", State.problem: "red", State.skipped: "dim"}
+WORST_FIRST = (State.problem, State.warning, State.ok)
+
+
+class DoctorCommand(AppCommand):
+    """A command that runs although mitmproxy's configuration file is broken: to say so is what it is for."""
+
+    def configuration(self, confdir: Path, settings: Sequence[str]) -> Configuration:
+        """Return the configuration, or without a file that cannot be used the defaults; `settings` count in both."""
+        try:
+            return load(confdir, settings)
+        except ConfigError:
+            return load(confdir, settings, names=())
+
+
+@click.command(cls=DoctorCommand)
+@click.option(
+    "--only", multiple=True, metavar="ID", help="Run this check alone, or this group of checks; may be given again."
+)
+@click.option(
+    "--client",
+    metavar="COMMAND",
+    help="Look at what this client needs: opencode, claude, curl, node, python, requests, or a command.",
+)
+@click.option("--offline", is_flag=True, help="Ask no service, only this machine.")
+@click.option("--all", "everything", is_flag=True, help="Tell of the checks that were skipped, too, and why.")
+def doctor(app: App, *, only: tuple[str, ...], client: str | None, offline: bool, everything: bool) -> ExitCode:
+    """Find out what is wrong, say it in plain words, and name the command that mends it.
+
+    Looks at logins, the proxy, mitmproxy, the variables and the certificates that a client started in this shell would
+    have, opencode's configuration and the files. Changes nothing, except that a login which is due is renewed. With a
+    Kimi login it asks Kimi for the usage and the models, unless --offline is given.
+
+    Each check has an id (README's troubleshooting lists them) and ends as ok, warning, problem or skipped. The exit
+    code is 1 if there is a problem; warnings do not count.
+    """
+    chosen = _chosen(only)
+    machine = Machine(app, offline=offline)
+    if client is not None:
+        machine = replace(machine, client=client_of(client, machine.which))
+    with _spinner(app):
+        results = list(run(chosen, machine))
+    return app.out.show(_report(results, everything=everything or bool(only)))
+
+
+def _chosen(only: Iterable[str]) -> list[AnyCheck]:
+    """Return the checks that *only* names by id or group, all for none. Raises ConfigError for a name of neither."""
+    wanted = set(only)
+    unknown = wanted - {name for check in CHECKS for name in (check.id, check.group)}
+    if unknown:
+        known = ", ".join(check.id for check in CHECKS)
+        raise ConfigError(f"There is no check {min(unknown)!r}; there are: {known}.")
+    return [check for check in CHECKS if not wanted or {check.id, check.group} & wanted]
+
+
+def _spinner(app: App) -> AbstractContextManager[object]:
+    if not app.out.is_terminal:
+        return nullcontext()
+    return app.out.console.status("Looking at this machine …")
+
+
+def _report(results: Sequence[Result], *, everything: bool) -> Report:
+    """Return what was found; what was skipped is told to programs, and to people who ask for it."""
+    states = Counter(result.finding.state for result in results)
+    worst = next((state for state in WORST_FIRST if states[state]), State.ok)
+    data = {"state": str(worst), "checks": [_object(result) for result in results]}
+    code = ExitCode.FAILED if worst is State.problem else ExitCode.OK
+    shown = [result for result in results if everything or result.finding.state is not State.skipped]
+    return Report(data, Group(_table(shown), Text(), _summary(states)), code)
+
+
+def _object(result: Result) -> dict[str, Any]:
+    return {
+        "id": result.check.id,
+        "title": result.check.title,
+        "state": str(result.finding.state),
+        "message": result.finding.message,
+        "fix": result.finding.fix or None,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _table(results: Sequence[Result]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for result in results:
+        finding = result.finding
+        text = Text(finding.message, style="dim" if finding.state is State.skipped else "")
+        if finding.fix:
+            text.append(f"\nTo do: {finding.fix}", style="bold")
+        grid.add_row(Text(str(finding.state), style=COLOURS[finding.state]), Text(result.check.id, style="dim"), text)
+    return grid
+
+
+def _summary(states: Counter[State]) -> Text:
+    found = [
+        (states[State.problem], "problem", "red"),
+        (states[State.warning], "warning", "yellow"),
+    ]
+    parts = [(f"{count} {name}{'' if count == 1 else 's'}", colour) for count, name, colour in found if count]
+    text = Text.assemble(*(piece for part in parts for piece in (part, ", ")))
+    return text.append(f"{states[State.ok]} ok, {states[State.skipped]} skipped (--all says why).")

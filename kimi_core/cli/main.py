@@ -7,10 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 import click
 
 from kimi_core.cli.accounts import accounts
+from kimi_core.cli.completion import completion
 from kimi_core.cli.config import config
+from kimi_core.cli.doctor import doctor
 from kimi_core.cli.login import login
 from kimi_core.cli.logout import logout
 from kimi_core.cli.models import models
+from kimi_core.cli.run import run
+from kimi_core.cli.service import service
+from kimi_core.cli.start import logs, start, stop
 from kimi_core.cli.status import status
 from kimi_core.cli.usage import usage
 
@@ -29,7 +34,11 @@ Exit codes:
   1    failed
   2    wrong command line or configuration
   3    not logged in, or the login is dead
+  125  run: there is no proxy for the command
+  126  run: the command cannot be run
+  127  run: there is no such command
   130  interrupted with Ctrl-C
+Otherwise run has the exit code of its command, 128 + n where signal n ended it.
 """
 
 
@@ -44,5 +53,20 @@ def main() -> None:
     """
 
 
-for _command in (login, logout, status, usage, models, config, accounts):
+for _command in (
+    login,
+    logout,
+    status,
+    usage,
+    models,
+    config,
+    accounts,
+    doctor,
+    run,
+    start,
+    stop,
+    logs,
+    service,
+    completion,
+):
     main.add_command(_command)

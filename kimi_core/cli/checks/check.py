@@ -56,7 +56,7 @@ def skipped(reason: str) -> Finding:
     return Finding(State.skipped, reason)
 
 
-class NothingToJudge(Exception):  # noqa: N818 - no fault: a question that does not arise
+class NothingToJudge(Exception):
     """Raised while facts are gathered: the check has no object; the text is the reason."""
 
 

@@ -1,0 +1,345 @@
+"""Whether the proxy is there, is ours, is up to date, listens where it should, and how fast it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from kimi_core.cli.checks.check import Check, Finding, NothingToJudge, ok, problem, skipped, warning
+from kimi_core.cli.checks.login import USABLE, everybody
+from kimi_core.cli.checks.machine import Machine
+from kimi_core.cli.checks.service import account_of
+from kimi_core.cli.probe import ask, is_loopback
+from kimi_core.errors import KimiMitmError
+from kimi_core.kimi import models
+from kimi_core.proxy.guard import KEY_HEADER
+from kimi_core.proxy.key import AUTO, key_path
+from kimi_core.proxy.local import installed_version
+from kimi_core.store import Document
+
+START = "kimi-mitm start"
+RESTART = "kimi-mitm stop, then kimi-mitm start"
+SLOW = 0.5  # seconds; /health takes a few milliseconds unless something holds the proxy up
+SLOWER = 1.0  # seconds that the way through the proxy may add to a call
+CALL_SECONDS = 15.0  # for one list of models
+ANYWHERE = ("0.0.0.0", "::", "*")  # noqa: S104 - what a listener on all addresses is called
+MITMPROXY = ("mitmdump", "mitmweb", "mitmproxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What listens on the proxy's port.
+
+    `state` is "running" (ours), "foreign", "none" or "remote" (not on this machine, not asked); `health` is what it
+    tells; `addresses` and `program` are those of the process that listens, as far as the system tells; `seconds` is
+    how long it took to answer.
+    """
+
+    url: str
+    state: str
+    health: dict[str, Any] | None = None
+    addresses: tuple[str, ...] = ()
+    program: str = ""
+    seconds: float = 0.0
+
+
+def listener(machine: Machine) -> Listener:
+    """Return what listens on the proxy's port; looked at once for all checks."""
+    return machine.once("listener", lambda: _look(machine))
+
+
+def running(machine: Machine) -> Listener:
+    """Return the proxy. Raises NothingToJudge where none of ours is running."""
+    found = listener(machine)
+    if found.state != "running":
+        raise NothingToJudge(f"No kimi-mitm proxy answers at {found.url}: see proxy.running.")
+    return found
+
+
+def _look(machine: Machine) -> Listener:
+    configuration = machine.configuration
+    url = configuration.proxy_url
+    holders = list(_holders(configuration.port))
+    addresses = tuple(dict.fromkeys(address for address, _ in holders))
+    program = next((name for _, name in holders if name), "")
+    if not is_loopback(configuration.host):
+        return Listener(url, "remote", None, addresses, program)
+    began = time.monotonic()
+    state, health = ask(url)
+    return Listener(url, state, health, addresses, program, time.monotonic() - began)
+
+
+def _holders(port: int) -> Iterator[tuple[str, str]]:
+    """Yield address and program of each listener on *port*; nothing where the system does not tell."""
+    for connection, pid in _connections():
+        if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
+            yield connection.laddr.ip, _program(pid)
+
+
+def _connections() -> Iterator[tuple[Any, int | None]]:
+    try:
+        yield from [(each, each.pid) for each in psutil.net_connections("tcp")]
+    except (psutil.Error, OSError):  # macOS tells only root of all; one's own processes can be asked one by one
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                yield from [(each, process.pid) for each in process.net_connections("tcp")]
+
+
+def _program(pid: int | None) -> str:
+    """Return a process in words; its command line is left alone, for people write passwords there."""
+    if pid is None:
+        return ""
+    try:
+        process = psutil.Process(pid)
+        words = [Path(word).name for word in process.cmdline()[:2]]
+        name = next((word for word in words if word in MITMPROXY), process.name())
+    except (psutil.Error, OSError):
+        return f"process {pid}"
+    return f"{name} (process {pid})"
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def judge_running(found: Listener) -> Finding:
+    """Judge whether the proxy is there."""
+    elsewhere = "If it runs on another port, say so: kimi-mitm doctor --set listen_port=9090"
+    match found.state:
+        case "running":
+            return ok(f"The proxy answers at {found.url}.")
+        case "remote":
+            return problem(
+                f"The proxy is set to listen at {found.url}, which is not this machine's own address 127.0.0.1.",
+                "Remove listen_host from mitmproxy's config.yaml, then start the proxy anew.",
+            )
+        case "none":
+            return problem(f"No proxy is running at {found.url}.", f"{START}. {elsewhere}")
+        case _:
+            who = found.program or "another program"
+            plain = who.startswith(MITMPROXY)
+            what = f"{who}, which runs without kimi-mitm" if plain else who
+            cure = (
+                f"End it, then: {START}" if plain else f"End it, or take another port: {START} --set listen_port=9090"
+            )
+            return problem(f"{found.url} is taken by {what}.", cure)
+
+
+# --- version ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """The version of the running proxy, and that of this program."""
+
+    proxy: str
+    own: str
+
+
+def gather_versions(machine: Machine) -> Versions:
+    """Return both versions."""
+    health = running(machine).health or {}
+    return Versions(str(health.get("version") or "0"), installed_version())
+
+
+def judge_versions(versions: Versions) -> Finding:
+    """Judge whether the running proxy is of the version that is installed."""
+    if "0" in (versions.proxy, versions.own):
+        return skipped("A checkout that is not installed has no version.")
+    if versions.proxy == versions.own:
+        return ok(f"The proxy's version is this program's: {versions.own}.")
+    age = "older" if _numbers(versions.proxy) < _numbers(versions.own) else "newer"
+    return warning(f"The proxy's version, {versions.proxy}, is {age} than this program's, {versions.own}.", RESTART)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+# --- where it listens -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """On which addresses the port is listened on, and whether other machines are meant to use it."""
+
+    url: str
+    addresses: Sequence[str]
+    shared: bool
+
+
+def gather_reach(machine: Machine) -> Reach:
+    """Return where the port is listened on. Raises NothingToJudge where nobody can tell."""
+    found = listener(machine)
+    if not found.addresses:
+        raise NothingToJudge(f"Nothing of yours listens at {found.url}, as far as the system tells.")
+    return Reach(found.url, found.addresses, bool(machine.configuration.settings.kimi_allow_clients))
+
+
+def judge_reach(reach: Reach) -> Finding:
+    """Judge whether the port is open to this machine alone."""
+    exposed = [address for address in reach.addresses if not is_loopback(address)]
+    if not exposed:
+        return ok("The proxy listens on this machine's own address alone.")
+    where = "all addresses of this machine" if set(exposed) & set(ANYWHERE) else ", ".join(exposed)
+    if reach.shared:
+        return ok(f"The proxy listens on {where}, for the networks in kimi_allow_clients.")
+    return warning(
+        f"The proxy's port is open on {where}. Other machines are turned away, but need not reach it at all.",
+        "Start it without --listen-host, and remove listen_host from mitmproxy's config.yaml.",
+    )
+
+
+# --- the login that it sees -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The state of the Kimi login as the running proxy sees it, and as it is stored here."""
+
+    proxy: tuple[str, str]
+    own: tuple[str, str]
+    folder: str
+
+
+def gather_seen(machine: Machine) -> Seen:
+    """Return both views of the login."""
+    providers = (running(machine).health or {}).get("providers")
+    kimi = providers.get("kimi") if isinstance(providers, dict) else None
+    if not isinstance(kimi, dict):
+        raise NothingToJudge("The proxy tells nothing of the Kimi login.")
+    status = everybody(machine).kimi[0].status
+    return Seen((str(kimi.get("site")), str(kimi.get("login"))), (status.slot, status.state), str(status.path.parent))
+
+
+def judge_seen(seen: Seen) -> Finding:
+    """Judge whether the running proxy uses the login that is looked at here."""
+    (site, state), (own_site, own_state) = seen.proxy, seen.own
+    if site != own_site:
+        return problem(f"The running proxy serves {site}, the configuration says {own_site}.", RESTART)
+    if (state in USABLE) != (own_state in USABLE):
+        have = (
+            "sees no login that works, though one is stored" if own_state in USABLE else "uses another login than that"
+        )
+        return problem(
+            f"The running proxy {have} in {seen.folder}.",
+            f"Start it as the same user, with the same KIMI_MITM_DATA_DIR: {RESTART}",
+        )
+    return ok("The proxy sees the same login as this program.")
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Seconds to the first byte: of ``/health``, and of the list of models directly and through the proxy.
+
+    The latter are None where nobody was asked; `refusal` says what the proxy answered in place of a list.
+    """
+
+    health: float
+    direct: float | None = None
+    proxied: float | None = None
+    refusal: str = ""
+
+
+def gather_health(machine: Machine) -> Speed:
+    """Return how long the proxy took to answer."""
+    return Speed(running(machine).seconds)
+
+
+def gather_speed(machine: Machine) -> Speed:
+    """Return how long the list of models takes both ways. Raises NothingToJudge without a login."""
+    found = running(machine)
+    if everybody(machine).kimi[0].status.state not in USABLE:
+        raise NothingToJudge("There is no Kimi login to ask for the models with.")
+    direct = _direct(machine)
+    proxied, refusal = _proxied(machine, found.url)
+    return Speed(found.seconds, direct, proxied, refusal)
+
+
+def _direct(machine: Machine) -> float:
+    times: list[float] = []
+
+    async def ask_models() -> None:
+        async def question(client: httpx.AsyncClient, site: Any, headers: Any) -> object:
+            async def note(_: httpx.Response) -> None:
+                times.append(time.monotonic() - began)
+
+            client.event_hooks = {"response": [note]}
+            began = time.monotonic()
+            return await models.fetch(client, site, headers)
+
+        async with asyncio.timeout(CALL_SECONDS):
+            await account_of(machine).call("models", question)
+
+    try:
+        asyncio.run(ask_models())
+    except (KimiMitmError, TimeoutError) as error:
+        raise NothingToJudge("The models could not be asked for directly: see service.plan.") from error
+    return times[-1]
+
+
+def _proxied(machine: Machine, url: str) -> tuple[float | None, str]:
+    try:
+        with httpx.Client(trust_env=False, timeout=CALL_SECONDS) as client:
+            began = time.monotonic()
+            with client.stream("GET", f"{url}/kimi/v1/models", headers=_key(machine)) as answer:
+                seconds = time.monotonic() - began
+    except httpx.HTTPError as error:
+        return None, type(error).__name__
+    if answer.status_code == httpx.codes.OK:
+        return seconds, ""
+    return None, f"status {answer.status_code}, {answer.headers.get('x-kimi-mitm-reason', 'no reason given')}"
+
+
+def _key(machine: Machine) -> dict[str, str]:
+    """Return the client key as a header field; none where the proxy asks for none."""
+    option = machine.configuration.settings.kimi_client_key
+    stored = Document(key_path(machine.app.folder)).read() if option == AUTO else {"key": option}
+    key = (stored or {}).get("key")
+    return {KEY_HEADER: str(key)} if key else {}
+
+
+def judge_health(speed: Speed) -> Finding:
+    """Judge the way to the proxy."""
+    told = f"The proxy answers within {speed.health * 1000:.0f} ms."
+    if speed.health > SLOW:
+        return warning(told, f"Something holds it up: look at its log (kimi-mitm logs), or {RESTART}")
+    return ok(told)
+
+
+def judge_speed(speed: Speed) -> Finding:
+    """Judge what the way through the proxy costs."""
+    if speed.direct is None or speed.proxied is None:
+        return problem(
+            f"The proxy does not bring the list of models: {speed.refusal}.",
+            "README explains each reason; kimi-mitm logs shows what the proxy says",
+        )
+    told = f"First byte of the models after {_ms(speed.proxied)} through the proxy, {_ms(speed.direct)} directly."
+    if speed.proxied - speed.direct > SLOWER:
+        return warning(told, "See what stands between the proxy and Kimi: mode: upstream:… in mitmproxy's config.yaml")
+    return ok(told)
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms"
+
+
+CHECKS = (
+    Check("proxy.running", "Proxy", listener, judge_running),
+    Check("proxy.version", "Version of the proxy", gather_versions, judge_versions),
+    Check("proxy.loopback", "Where the proxy listens", gather_reach, judge_reach),
+    Check("proxy.login", "Login that the proxy sees", gather_seen, judge_seen),
+    Check("proxy.health", "Answer of the proxy", gather_health, judge_health),
+    Check("proxy.speed", "First byte", gather_speed, judge_speed, 2 * CALL_SECONDS + 5, network=True),
+)
