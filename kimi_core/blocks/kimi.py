@@ -56,11 +56,12 @@ def blocks(catalog: Catalog, place: Place, output_limit: int | None = None) -> t
     """
     models = offered(catalog)
     other_way = f"Without HTTPS_PROXY: put {place.local_base} in place of {place.api_base}."
+    by_proxy = "" if place.local else ", with HTTPS_PROXY set as below"
     notes = (*((other_way,) if place.local is None else ()), *key_notes(place))
     return (
         Block(
             "opencode",
-            "opencode: into ~/.config/opencode/opencode.json, with HTTPS_PROXY set as below",
+            f"opencode: into ~/.config/opencode/opencode.json{by_proxy}",
             dump(opencode(models, place, output_limit)),
             "json",
             notes,

@@ -59,15 +59,14 @@ def _login(account: Account, now: float, *, in_use: bool) -> Login:
 
 def _facts(account: Account) -> tuple[str, ...]:
     shared = (f"read from {NAMES.get(account.source.kind, account.source.kind)}",) if account.source else ()
-    return (handle(account), METHODS[login(account)], account.region, *shared)
+    return (METHODS[login(account)], account.region, f"id {handle(account)}", *shared)
 
 
 def _token(account: Account) -> Token | None:
     if account.auth_method == "api_key":
         return None  # a key has no end
-    return Token(
-        _seconds(account.refreshed_at), _seconds(account.expires_at), renews=account.renewable and not account.held_back
-    )
+    renews = account.renewable and not account.held_back and account.enabled and account.state == "ok"
+    return Token(_seconds(account.refreshed_at), _seconds(account.expires_at), renews=renews)
 
 
 def _problem(account: Account, found: Condition) -> str | None:
@@ -83,8 +82,13 @@ def _usage(account: Account) -> Usage | None:
     if known is None:
         return None
     part, rest = left(known.used, known.limit), max(known.limit - known.used, 0.0)
-    meter = Meter("Credits", part, f"{rest:,.6g} of {known.limit:,.6g} left", _seconds(known.resets_at))
+    meter = Meter("Credits", part, f"{_credits(rest)} of {_credits(known.limit)} left", _seconds(known.resets_at))
     return Usage((meter,), _seconds(known.fetched_at), known.plan)
+
+
+def _credits(amount: float) -> str:
+    """Return a number of credits to the hundredth: ``1,000``, ``613.58``."""
+    return f"{amount:,.2f}".rstrip("0").rstrip(".")
 
 
 def _seconds(moment: int | None) -> float | None:

@@ -27,8 +27,8 @@ ASSETS = {  # name -> media type
     "icon.svg": "image/svg+xml",
 }
 FILTERS = (
-    words.iso, words.clock, words.full, words.ago, words.until, words.age, words.seconds, words.count, words.short,
-    words.cost, words.share, words.spoken, words.status,
+    words.iso, words.clock, words.full, words.ago, words.until, words.age, words.rest, words.seconds, words.count,
+    words.short, words.cost, words.share, words.parted, words.spoken, words.status,
 )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 from kimi_core.kimi.usage import span
@@ -11,9 +12,12 @@ NOTHING = "–"
 JUST_NOW = 5.0  # seconds; a shorter age is none
 AGES = ((86400, "d"), (3600, "h"), (60, "min"))
 MINUTE = 60.0
+LONG = 600.0  # seconds; from here on nobody wants to know the seconds
 TEN = 10.0
 THOUSANDS = ((10**9, "G"), (10**6, "M"), (10**4, "k"))  # from ten thousand on a total is said in thousands
 LAST_MOMENT = 253402300799.0  # 31 December 9999; a moment beyond it is damage, and no calendar has it
+
+_COMMAND = re.compile(r"(?P<before>.*?)(?P<command>kimi-mitm [^()]+)(?P<after>(?:\(.*\))?)", re.DOTALL)
 
 
 def iso(moment: float) -> str:
@@ -44,12 +48,22 @@ def ago(moment: float, now: float) -> str:
 
 def until(moment: float, now: float) -> str:
     """Return how long it is to *moment*, in its two largest units: ``in 2d 3h``."""
-    return f"in {span(moment - now)}" if moment > now else "now"
+    return f"in {lasting(moment - now)}" if moment > now else "now"
 
 
 def age(moment: float, now: float) -> str:
     """Return how long something lasts that began at *moment*: ``2d 3h``."""
-    return span(now - moment)
+    return lasting(now - moment)
+
+
+def rest(moment: float, now: float) -> str:
+    """Return how long something lasts that ends at *moment*: ``14m``."""
+    return lasting(moment - now)
+
+
+def lasting(length: float) -> str:
+    """Return a length of time in its two largest units, without the seconds of a long one: ``2m 5s``, ``14m``."""
+    return span(length - length % MINUTE if length >= LONG else length)
 
 
 def seconds(length: float | None) -> str:
@@ -84,6 +98,12 @@ def cost(amount: float | None) -> str:
 def share(part: int | None, whole: int | None) -> str:
     """Return which part of *whole* *part* is, in per cent; "" where there is nothing to compare."""
     return f"{part / whole:.0%}" if part and whole else ""
+
+
+def parted(advice: str) -> tuple[str, str, str]:
+    """Return what stands before the command in *advice*, the command, and what stands after it in parentheses."""
+    found = _COMMAND.fullmatch(advice)
+    return (found["before"], found["command"].rstrip(), found["after"]) if found else (advice, "", "")
 
 
 def spoken(code: str) -> str:

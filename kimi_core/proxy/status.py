@@ -162,6 +162,7 @@ class StatusPage:
             key=Key.MADE if option == AUTO else Key.CHOSEN if option else Key.NONE,
             key_file=key_path(self._folder) if option == AUTO else None,
             provider=provider,
+            local=True,
         )
 
 

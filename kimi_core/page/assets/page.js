@@ -1,6 +1,8 @@
 // Keeps the page fresh: asks for its parts every few seconds while it is looked at, and puts in those that changed.
 // Without this script the page is the same, and reloads as a whole.
 
+"use strict";
+
 const EVERY = 3000; // ms between two questions
 const SLOWEST = 60000; // ms: the longest pause between two tries while the proxy does not answer
 const PATIENCE = 10000; // ms for one answer
@@ -30,6 +32,10 @@ function span(seconds) {
   return words.slice(0, 2).join(" ") || "0s";
 }
 
+function lasting(seconds) {
+  return span(seconds >= 600 ? seconds - (seconds % 60) : seconds);
+}
+
 function ago(seconds) {
   if (seconds < 5) return "just now";
   const [size, unit] = AGES.find(([length]) => seconds >= length);
@@ -38,8 +44,9 @@ function ago(seconds) {
 
 const WORDS = {
   ago: (at, now) => ago(now - at),
-  until: (at, now) => (at > now ? `in ${span(at - now)}` : "now"),
-  age: (at, now) => span(now - at),
+  until: (at, now) => (at > now ? `in ${lasting(at - now)}` : "now"),
+  age: (at, now) => lasting(now - at),
+  rest: (at, now) => lasting(at - now),
 };
 
 function tick() {
