@@ -63,14 +63,20 @@ def container(tmp_path_factory):
     home = tmp_path_factory.mktemp("data")
     port = free_port()
     entry = json.loads(only("ENTRYPOINT"))
-    program = str(Path(sys.executable).with_name(entry[0]))
-    words = [word.replace(f"{PREFIX}/kimi.py", str(ROOT / "addons" / "kimi.py")) for word in entry[1:]]
+    here = {
+        "python": sys.executable,
+        "mitmdump": str(Path(sys.executable).with_name("mitmdump")),
+        f"{PREFIX}/init.py": str(FOLDER / "init.py"),
+        f"{PREFIX}/kimi.py": str(ROOT / "addons" / "kimi.py"),
+    }
+    words = [here.get(word, word) for word in entry]
+    assert not any(PREFIX in word for word in words)
     own = compose()["command"]
     own = [*own[:-1], f"kimi_allow_clients={NETWORK}", "-p", str(port)]
     environ = environment(home, {"KIMI_MITM_DATA_DIR": str(home / "logins")})
     with (home / "log").open("wb") as log:
         process = subprocess.Popen(
-            [program, *words, *own], env=environ, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            [*words, *own], env=environ, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -78,7 +84,7 @@ def container(tmp_path_factory):
         yield home, port
     finally:
         process.terminate()
-        process.wait(20)
+        assert process.wait(20) == 0
 
 
 def answers(process, url):
@@ -203,6 +209,54 @@ def test_other_networks_are_turned_away_with_the_key(container):
     assert subprocess.run(words, capture_output=True, text=True, check=False).stdout == "000"
 
 
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER (prctl(2)): orphans come to this process, as they come to the first one
+AS_FIRST = f"import ctypes, os, sys; ctypes.CDLL(None).prctl({SUBREAPER}, 1); os.execv(sys.argv[1], sys.argv[1:])"
+linux = pytest.mark.skipif(sys.platform != "linux", reason="orphans are led as Linux does it")
+
+
+def as_first(script):
+    """Start a shell script below the image's first process."""
+    words = [sys.executable, "-c", AS_FIRST, sys.executable, str(FOLDER / "init.py"), "sh", "-c", script]
+    return subprocess.Popen(words)
+
+
+@linux
+def test_the_first_process_waits_for_those_that_outlive_the_command(tmp_path):
+    """What the command has left behind is not cut, and the exit code is the command's."""
+    process = as_first(f"(while ! [ -e {tmp_path}/go ]; do sleep 0.05; done; touch {tmp_path}/done) & exit 7")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    (tmp_path / "go").touch()
+    assert process.wait(10) == 7
+    assert (tmp_path / "done").exists()
+
+
+@linux
+def test_the_first_process_passes_signals_on(tmp_path):
+    """The command is told to end, and may end in its own way."""
+    process = as_first(f"trap 'exit 9' TERM; touch {tmp_path}/ready; while :; do sleep 0.05; done")
+    wait_until((tmp_path / "ready").exists, "the command's start")
+    process.terminate()
+    assert process.wait(10) == 9
+
+
+@linux
+@pytest.mark.parametrize(("script", "code"), [("exit 3", 3), ("kill -9 $$", 137)])
+def test_the_first_process_ends_as_the_command_did(script, code):
+    """Scripts see the command's own exit code, or 128 and the signal."""
+    assert as_first(script).wait(10) == code
+
+
+@linux
+def test_the_first_process_waits_no_longer_than_it_says(tmp_path):
+    """What never ends does not keep a container."""
+    late = f"import runpy, sys; sys.exit(runpy.run_path({str(FOLDER / 'init.py')!r})['run'](sys.argv[1:], 1))"
+    script = f"(while ! [ -e {tmp_path}/go ]; do sleep 0.05; done) & exit 0"
+    words = [sys.executable, "-c", AS_FIRST, sys.executable, "-c", late, "sh", "-c", script]
+    assert subprocess.run(words, timeout=20, check=False).returncode == 0
+    (tmp_path / "go").touch()
+
+
 @pytest.mark.parametrize(
     ("words", "port"),
     [
@@ -212,6 +266,7 @@ def test_other_networks_are_turned_away_with_the_key(container):
         ("tini -- mitmdump --listen-port=9090", 9090),
         ("mitmdump -p 1 -p 2", 2),
         ("mitmdump -p", 8080),
+        ("python init.py mitmdump -p 9090", 9090),
         ("", 8080),
     ],
 )
