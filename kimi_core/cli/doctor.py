@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kimi_core.cli.app import App, AppCommand
+from kimi_core.cli.background import proxies, state_dir
 from kimi_core.cli.checks.check import AnyCheck, State
 from kimi_core.cli.checks.clients import client as client_of
 from kimi_core.cli.checks.machine import Machine
@@ -22,6 +22,7 @@ from kimi_core.cli.checks.run import Result, run
 from kimi_core.cli.checks.table import CHECKS
 from kimi_core.cli.configuration import Configuration, load
 from kimi_core.cli.output import ExitCode, Report
+from kimi_core.cli.probe import ask, is_loopback
 from kimi_core.errors import ConfigError
 
 COLOURS = {State.ok: "green", State.warning: "yellow", State.problem: "red", State.skipped: "dim"}
@@ -61,10 +62,10 @@ def doctor(app: App, *, only: tuple[str, ...], client: str | None, offline: bool
     code is 1 if there is a problem; warnings do not count.
     """
     chosen = _chosen(only)
-    machine = Machine(app, offline=offline)
+    machine = Machine(_where_it_is(app), offline=offline)
     if client is not None:
         machine = replace(machine, client=client_of(client, machine.which))
-    with _spinner(app):
+    with app.out.busy("Looking at this machine …"):
         results = list(run(chosen, machine))
     return app.out.show(_report(results, everything=everything or bool(only)))
 
@@ -79,10 +80,14 @@ def _chosen(only: Iterable[str]) -> list[AnyCheck]:
     return [check for check in CHECKS if not wanted or {check.id, check.group} & wanted]
 
 
-def _spinner(app: App) -> AbstractContextManager[object]:
-    if not app.out.is_terminal:
-        return nullcontext()
-    return app.out.console.status("Looking at this machine …")
+def _where_it_is(app: App) -> App:
+    """Return *app* for the proxy that runs in the background, where none is at the port of the configuration."""
+    configuration = app.configuration
+    if is_loopback(configuration.host) and ask(configuration.proxy_url)[0] == "none":
+        found = next(proxies(state_dir(app.world.environ)), None)
+        if found is not None:
+            return replace(app, configuration=replace(configuration, host=found[1].host, port=found[1].port))
+    return app
 
 
 def _report(results: Sequence[Result], *, everything: bool) -> Report:

@@ -6,11 +6,13 @@ import select
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from kimi_core.cli import doctor
 from kimi_core.cli.checks import login
 from kimi_core.cli.checks.table import CHECKS
+from tests.cli.checks.test_proxy import served
 
 SECRETS = ("fake-key-1", "fake-pass-1", "fake-access", "fake-refresh", "ksk_fake")
 QUICK = ("--only", "login", "--only", "store")
@@ -138,3 +140,21 @@ def test_a_person_sees_that_it_works(tmp_path):
     os.close(leader)
     assert "Looking at this machine" in shown.decode()
     assert "store.room" in shown.decode()
+
+
+def test_a_proxy_in_the_background_is_found(cli):
+    """Where nothing is at the configured port, the proxy that this program has started is looked at."""
+    started = psutil.Process().create_time()
+    health = {"version": "1", "providers": {}}
+    closed = ("--set", "listen_port=9")
+    state = cli.data / "state"
+    state.mkdir(parents=True, mode=0o700)
+    with served(health) as (port, _):
+        record = {"pid": os.getpid(), "started": started, "host": "127.0.0.1", "port": port, "version": "1"}
+        (state / "proxy.json").write_text(json.dumps(record))
+        (found,) = cli.json("doctor", "--only", "proxy.running", *closed)["checks"]
+        assert str(port) in found["message"]
+        assert found["state"] == "ok"
+        (state / "proxy.json").unlink()
+        (found,) = cli.json("doctor", "--only", "proxy.running", *closed)["checks"]
+    assert found["state"] == "problem"

@@ -112,7 +112,7 @@ def _program(pid: int | None) -> str:
 
 def judge_running(found: Listener) -> Finding:
     """Judge whether the proxy is there."""
-    elsewhere = "If it runs on another port, say so: kimi-mitm doctor --set listen_port=9090"
+    elsewhere = "If it runs on another port, say so: kimi-mitm doctor --set listen_port=PORT"
     match found.state:
         case "running":
             return ok(f"The proxy answers at {found.url}.")
@@ -127,9 +127,7 @@ def judge_running(found: Listener) -> Finding:
             who = found.program or "another program"
             plain = who.startswith(MITMPROXY)
             what = f"{who}, which runs without kimi-mitm" if plain else who
-            cure = (
-                f"End it, then: {START}" if plain else f"End it, or take another port: {START} --set listen_port=9090"
-            )
+            cure = f"End it, then: {START}" if plain else f"End it, or take another port: {START} --port 9090"
             return problem(f"{found.url} is taken by {what}.", cure)
 
 
