@@ -37,7 +37,7 @@ MODULES = sorted((ROOT / "kimi_core").rglob("*.py"))
 PAGES = (README, KIRO)
 KIRO_ALONE = ("kimi_core.kiro.", "kimi_core.wire.eventstream")  # whose errors only Kiro's page has to explain
 VARIABLE = re.compile(r"\b(?:DEBUG_)?(?:KIMI|KIRO|KIROCLI)_[A-Z_]+\b")  # names of our own environment variables
-NO_VARIABLES = {"KIRO_CLI", "KIMI_MITM_KEY"}  # an origin of requests; a name in the lines that clients are shown
+NO_VARIABLES = {"KIRO_CLI"}  # an origin of requests
 
 
 def table(text, name):

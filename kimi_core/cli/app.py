@@ -78,8 +78,6 @@ class AppCommand(click.Command):
     Every error of the project ends it with one sentence, what to do, and the error's exit code; never a traceback.
     """
 
-    foreign_options = False  # --set takes any option of mitmproxy's
-
     def __init__(
         self,
         name: str | None,
@@ -119,7 +117,7 @@ class AppCommand(click.Command):
 
     def configuration(self, confdir: Path, settings: Sequence[str]) -> Configuration:
         """Return what the command runs with. Raises ConfigError."""
-        return load(confdir, settings, foreign=self.foreign_options)
+        return load(confdir, settings)
 
     def _shorthands(self, ctx: click.Context) -> list[str]:
         """Return the settings that --region and --identity stand for. Raises ConfigError where they stand for none."""

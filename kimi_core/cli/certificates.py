@@ -27,6 +27,7 @@ import platformdirs
 from kimi_core.cli.configuration import CA_NAME
 from kimi_core.cli.environment import own_cas
 from kimi_core.errors import KimiMitmError, StoreError
+from kimi_core.store import DATA_DIR_VARIABLE
 
 POLL = 0.05  # seconds between two looks for a CA that is being made
 PATIENCE = 10.0  # seconds in which mitmproxy makes its CA; it takes a fraction of one
@@ -53,9 +54,10 @@ class CaMissing(KimiMitmError):
     hint = "mitmproxy makes it at its first start: run `kimi-mitm start` once."
 
 
-def cache_dir() -> Path:
-    """Return the folder of what can be made again: the platform's place for caches."""
-    return platformdirs.user_cache_path("kimi-mitm")
+def cache_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of what can be made again: below KIMI_MITM_DATA_DIR, else the platform's place for caches."""
+    chosen = environ.get(DATA_DIR_VARIABLE)
+    return Path(chosen).expanduser().absolute() / "cache" if chosen else platformdirs.user_cache_path("kimi-mitm")
 
 
 def mitmproxy_ca(

@@ -52,8 +52,8 @@ LAST_PORT = 65535
 class Configuration:
     """What mitmproxy would run with: `settings` of the addon, `outbound` for calls of our own, where it listens.
 
-    `modes` and `scripts` are mitmproxy's options as they stand, empty where they do not; `overrides` is what was given
-    with --set.
+    `listen_host`, `modes` and `scripts` are mitmproxy's options as they stand, empty where they do not; `overrides` is
+    what was given with --set.
     """
 
     settings: Settings
@@ -62,6 +62,7 @@ class Configuration:
     host: str = LOOPBACK
     port: int = DEFAULT_PORT
     web_port: int = DEFAULT_WEB_PORT
+    listen_host: str = ""
     modes: tuple[str, ...] = ()
     scripts: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
@@ -102,6 +103,7 @@ def load(
         host,
         port,
         web_port=neighbours.get("web_port") or DEFAULT_WEB_PORT,
+        listen_host=neighbours.get("listen_host") or "",
         modes=tuple(neighbours.get("mode", ())),
         scripts=tuple(neighbours.get("scripts", ())),
         overrides=tuple(item for item in overrides if item.partition("=")[0] != "confdir"),

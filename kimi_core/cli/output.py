@@ -9,11 +9,13 @@ import io
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, TextIO
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from kimi_core.errors import ConfigError, KimiMitmError, LoginDead, NotLoggedIn
 
@@ -27,6 +29,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2  # click's own code for a wrong command line
     NOT_LOGGED_IN = 3
+    NO_PROXY = 125  # as env, timeout and others have it for a fault of their own
     INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -94,6 +97,11 @@ class Output:
         else:
             self.console.print(report.view)
         return report.code
+
+    def busy(self, text: str) -> AbstractContextManager[object]:
+        """Show on standard error that something takes its time; nothing where nobody watches."""
+        watched = self.errors.is_terminal and not self.as_json
+        return self.errors.status(Text(text)) if watched else nullcontext()
 
     def warn(self, text: str) -> None:
         """Tell a person of something that did not stop the command."""

@@ -1,0 +1,303 @@
+"""The proxy as a process in the background: started, found again, stopped; its files.
+
+A proxy is known by its record, which it writes itself when it listens and takes away when it ends
+(`kimi_core/proxy/hosted.py`). A record whose process is gone, or whose number belongs to another process by now, is no
+proxy. Whether it serves is asked of itself, on its ``/health``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import psutil
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kimi_core.cli.configuration import LOOPBACK
+from kimi_core.cli.probe import ask, is_loopback
+from kimi_core.detached import independent
+from kimi_core.errors import KimiMitmError, StoreDamaged
+from kimi_core.store import DATA_DIR_VARIABLE, Document
+
+START_PATIENCE = 60.0  # seconds; a start takes two, ten on a small machine that reads Python from a cold disk
+STOP_PATIENCE = 10.0  # seconds from a polite word to the last one; it takes a fraction of one
+POLL = 0.05  # seconds between two looks
+SAME_START = 1.0  # seconds by which two readings of a process's start may differ; numbers are not used again so soon
+LAST_LINES = 12  # of the log, shown where a proxy did not start
+LOG_TAIL = 64 * 1024  # bytes of a log that are looked at for its last lines
+SHARED, STARTED = "run", "proxy"  # how the files of a proxy begin: one that ends with its users, one that stays
+LEFTOVER_AGE = 24 * 3600.0  # seconds for which the log of a proxy that has ended is kept
+
+
+class NotStarted(KimiMitmError):
+    """The proxy ended before it answered, or did not answer in time; the sentence ends with what it said itself."""
+
+    code = "proxy_not_started"
+
+
+class NotStopped(KimiMitmError):
+    """The process is still there."""
+
+    code = "proxy_not_stopped"
+
+
+class Running(BaseModel):
+    """A proxy that is there, as its record tells. `web_url` has mitmweb's token in it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    pid: int
+    started: float
+    host: str
+    port: int
+    version: str
+    lease: str = ""
+    order: str = ""
+    confdir: str = ""
+    web_url: str | None = Field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        """What clients put into HTTPS_PROXY."""
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+    def process(self) -> psutil.Process | None:
+        """Return the process, or None where it is no more."""
+        try:
+            found = psutil.Process(self.pid)
+            same = abs(found.create_time() - self.started) < SAME_START
+            return found if same and found.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """The files of one proxy: its record, its log, and the pipe that its users hold."""
+
+    folder: Path
+    name: str
+
+    @property
+    def record(self) -> Path:
+        """What the proxy writes while it is there (`Running`)."""
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def log(self) -> Path:
+        """Its output."""
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def lease(self) -> Path:
+        """The pipe."""
+        return self.folder / f"{self.name}.lease"
+
+    def running(self) -> Running | None:
+        """Return the proxy that these files belong to, if it is there."""
+        try:
+            found = Running.model_validate(Document(self.record).read() or {})
+        except (ValidationError, StoreDamaged):
+            return None
+        return found if found.process() else None
+
+
+def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of records and logs: below KIMI_MITM_DATA_DIR, else the platform's place for state."""
+    chosen = environ.get(DATA_DIR_VARIABLE)
+    return Path(chosen).expanduser().absolute() / "state" if chosen else platformdirs.user_state_path("kimi-mitm")
+
+
+def proxies(folder: Path) -> Iterator[tuple[Files, Running]]:
+    """Yield every proxy that is there and was started by this program: the one that stays, then the newest first."""
+    records = sorted(folder.glob(f"{SHARED}-*.json"), key=lambda path: path.name, reverse=True)
+    for path in (folder / f"{STARTED}.json", *records):
+        files = Files(folder, path.stem)
+        if running := files.running():
+            yield files, running
+
+
+def newest_log(folder: Path) -> Path:
+    """Return the log of the proxy that runs, else the one that was written last, else where it would be."""
+    for files, _ in proxies(folder):
+        return files.log
+    logs = sorted(folder.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    return logs[-1] if logs else Files(folder, STARTED).log
+
+
+def sweep(folder: Path, now: float) -> None:
+    """Delete what proxies have left that ended long ago (`LEFTOVER_AGE`), or were killed."""
+    for path in folder.glob(f"{SHARED}-*"):
+        with contextlib.suppress(OSError):
+            if now - path.lstat().st_mtime > LEFTOVER_AGE and not Files(folder, path.name.partition(".")[0]).running():
+                path.unlink()
+
+
+def free_port(wanted: int) -> int:
+    """Return *wanted* where nothing listens there on this machine, else a port that was free a moment ago."""
+    for port in (wanted, 0):
+        with contextlib.suppress(OSError), socket.create_server((LOOPBACK, port)) as listener:
+            return int(listener.getsockname()[1])
+    raise NotStarted("This machine has no port left.")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be started: a command line, with where to listen apart; the process's environment; standard input.
+
+    `stdin`: a descriptor, by which a proxy that ends with its users knows of them (`lease`).
+    """
+
+    command: Sequence[str]
+    listener: Sequence[str]
+    environ: Mapping[str, str] = field(repr=False)
+    stdin: int = subprocess.DEVNULL
+    lease: str = ""
+
+    @property
+    def digest(self) -> str:
+        """What tells two orders apart but for where they listen: whoever wants the same may share a proxy."""
+        return hashlib.sha256("\0".join(self.command).encode()).hexdigest()
+
+
+def start(
+    files: Files,
+    order: Order,
+    *,
+    patience: float = START_PATIENCE,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Running:
+    """Start the proxy and return it when it answers. Whatever else happens, nothing is left running.
+
+    Raises NotStarted, StoreError.
+    """
+    files.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    Document(files.record).remove()
+    process, begin = _spawn(files, order)
+    try:
+        return _answering(files, process, begin, _Wait(patience, clock, sleep))
+    except BaseException:
+        process.terminate()
+        if not _gone(process, _Wait(STOP_PATIENCE, clock, sleep)):
+            process.kill()
+        raise
+
+
+def stop(
+    running: Running,
+    *,
+    patience: float = STOP_PATIENCE,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """End a proxy, politely first. Returns when it is gone. Raises NotStopped."""
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        process = running.process()
+        if process is None:
+            return
+        try:
+            end(process)
+        except psutil.NoSuchProcess:
+            return
+        except psutil.AccessDenied as error:
+            raise NotStopped(f"The proxy (process {running.pid}) belongs to somebody else.") from error
+        wait = _Wait(patience, clock, sleep)
+        while running.process() and wait.on():
+            pass
+    if running.process():
+        raise NotStopped(f"The proxy (process {running.pid}) does not end.")
+
+
+def tail(log: Path, lines: int, begin: int = 0) -> list[str]:
+    """Return the last *lines* of *log*, of what stands after offset *begin*; none where there is no file."""
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = max(begin if begin <= size else 0, size - LOG_TAIL)
+            file.seek(start)
+            found = file.read(LOG_TAIL).decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    return found[-lines:] if lines else []
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Wait:
+    """A bounded wait, in naps of `POLL`."""
+
+    patience: float
+    clock: Callable[[], float]
+    sleep: Callable[[float], None]
+    _end: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._end = self.clock() + self.patience
+
+    def on(self) -> bool:
+        """Take a nap; tell whether there is time left."""
+        self.sleep(POLL)
+        return self.clock() < self._end
+
+
+def _spawn(files: Files, order: Order) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the process; return it, and the size of the log before it."""
+    command = [
+        *order.command,
+        *order.listener,
+        "--set",
+        f"hosted_record={files.record}",
+        "--set",
+        f"hosted_log={files.log}",
+    ]
+    command += ["--set", f"hosted_lease={order.lease}", "--set", f"hosted_order={order.digest}"]
+    log = os.open(files.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        begin = os.fstat(log).st_size
+        more: Any = independent()
+        process = subprocess.Popen(  # noqa: S603 - our own program, with what the user gave it
+            command, stdin=order.stdin, stdout=log, stderr=log, env=dict(order.environ), **more
+        )
+    except OSError as error:
+        raise NotStarted(f"{order.command[0]} cannot be started: {error.strerror or error}.") from error
+    finally:
+        os.close(log)
+    # nobody waits for the end of a proxy that stays; a thread that nobody joins takes note of it
+    threading.Thread(target=process.wait, name="proxy", daemon=True).start()
+    return process, begin
+
+
+def _answering(files: Files, process: subprocess.Popen[bytes], begin: int, wait: _Wait) -> Running:
+    while wait.on():
+        if process.poll() is not None:
+            raise NotStarted("\n".join(["The proxy ended at once. It said:", *tail(files.log, LAST_LINES, begin)]))
+        running = files.running()
+        if running and _serves(running):
+            return running
+    late = f"The proxy did not answer within {wait.patience:g} s. It said:"
+    raise NotStarted("\n".join([late, *tail(files.log, LAST_LINES, begin)]))
+
+
+def _serves(running: Running) -> bool:
+    """Tell whether a proxy answers; one that is no proxy to clients, or is so to other machines alone, is not asked."""
+    return not running.port or not is_loopback(running.host) or ask(running.url)[0] == "running"
+
+
+def _gone(process: subprocess.Popen[bytes], wait: _Wait) -> bool:
+    while process.poll() is None:
+        if not wait.on():
+            return False
+    return True
