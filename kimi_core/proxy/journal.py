@@ -23,6 +23,7 @@ KEPT = 50  # exchanges that are listed after their end
 MOST_RUNNING = 1000  # exchanges under way that are known of; more at once than any machine's clients make
 RUNNING_SHOWN = 20  # of those the newest are listed
 NAME = 40  # characters of a client's name, and of any other word that is shown
+READ = 400  # characters of a User-Agent that are looked at; browsers' are the longest, and shorter
 CLIENT_LEFT = "client_left"
 
 _COMMENT = re.compile(r"\([^()]*\)")
@@ -64,7 +65,7 @@ def client_name(user_agent: str | None) -> str:
     The first product counts; a version that stands apart from it is added. Nothing but letters, digits and a few signs
     is let through.
     """
-    words = _NOT_SHOWN.sub("", _COMMENT.sub(" ", user_agent or "")).split()
+    words = _NOT_SHOWN.sub("", _COMMENT.sub(" ", (user_agent or "")[:READ])).split()
     if not words:
         return "unknown"
     name = " ".join(words[:2]) if len(words) > 1 and words[1][0].isdigit() else words[0]
