@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 from rich.text import Text
@@ -21,10 +20,9 @@ from kimi_core.cli.environment import VARIABLES, proxied
 from kimi_core.cli.login import with_limit
 from kimi_core.cli.output import ExitCode, Report
 from kimi_core.cli.providers import PROVIDERS
+from kimi_core.cli.run import served
 from kimi_core.cli.userfile import Change, apply, plan
 from kimi_core.errors import ConfigError, NotLoggedIn
-from kimi_core.kimi.constants import sites
-from kimi_core.kiro.constants import DEFAULT_REGION, Endpoints
 
 THROUGH_PROXY = (
     "opencode has to go through the proxy for this: start it with `kimi-mitm run -- opencode`, or with the variables "
@@ -144,10 +142,9 @@ def _services(app: App, client: Client, asked: Sequence[str]) -> list[str]:
 def _variables(app: App) -> str:
     """Return the variables for any client of the proxy. Raises CaMissing before the proxy's first start."""
     configuration, environ = app.configuration, app.world.environ
-    ca = mitmproxy_ca(configuration.confdir)
-    hosts = [site.host for site in sites(configuration.settings.kimi_region, environ)]
-    hosts.append(urlsplit(Endpoints().runtime(DEFAULT_REGION)).hostname or "")
-    child = proxied(configuration.proxy_url, bundle(ca, cache_dir(), environ), ca, environ, served=hosts)
+    ca = mitmproxy_ca(configuration.confdir.absolute())
+    every = bundle(ca, cache_dir(environ), environ)
+    child = proxied(configuration.proxy_url, every, ca, environ, served=served(configuration, environ))
     place = Place(configuration.proxy_url, "", ca, powershell=app.world.platform == "win32")
     return exports(place, *((one.name, child[one.name]) for one in VARIABLES if one.name in child))
 

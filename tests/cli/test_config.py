@@ -32,12 +32,6 @@ COMMENTED = """{
 posix = pytest.mark.skipif(os.name == "nt", reason="permissions and links as POSIX has them")
 
 
-@pytest.fixture(autouse=True)
-def _caches(monkeypatch, tmp_path):
-    """Keep what can be made again out of this user's own folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 @pytest.fixture
 def opencode_file(cli):
     """The user's own file of opencode, with comments."""
