@@ -29,6 +29,7 @@ from kimi_core.settings import Settings, choices
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 KIRO = (ROOT / "docs" / "kiro.md").read_text()
+TROUBLE = (ROOT / "docs" / "troubleshooting.md").read_text()
 AGENTS = (ROOT / "AGENTS.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -141,7 +142,7 @@ def test_every_error_code_has_a_cause_and_a_cure():
     """Each code that the program can give stands in one table, and no other: Kiro's own in the page of Kiro."""
     kinds = all_errors()
     shared = {kind.code for kind in kinds if not kiro_alone(kind)}
-    assert codes_in(README) == sorted(shared)
+    assert codes_in(TROUBLE) == sorted(shared)
     assert codes_in(KIRO) == sorted({kind.code for kind in kinds} - shared)
 
 
@@ -175,7 +176,7 @@ def test_every_file_is_named():
 
 def test_every_reason_has_a_meaning_and_a_cure():
     """The table of reasons has one row for each reason that a failed answer can be given, and no other."""
-    rows = table(README, "reasons")
+    rows = table(TROUBLE, "reasons")
     assert sorted(reason for row in rows for reason in names_in(row[0])) == sorted(str(reason) for reason in Reason)
     assert all(len(row) == 3 and row[1] and row[2] for row in rows)
 
@@ -300,7 +301,7 @@ def _text_of(path):
     return path.read_text() if path.exists() else ""
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/kiro.md", "AGENTS.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/kiro.md", "docs/troubleshooting.md", "AGENTS.md", "CHANGELOG.md"])
 def test_links_to_files_lead_somewhere(name):
     """Every relative link leads to a file of the repository, and to a heading that is there."""
     page = ROOT / name
