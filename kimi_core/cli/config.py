@@ -7,12 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.text import Text
 
-from kimi_core.blocks.place import Place, exports
+from kimi_core.blocks.place import Block, Place, exports
 from kimi_core.cli.app import App, AppCommand
 from kimi_core.cli.certificates import bundle, cache_dir, mitmproxy_ca
 from kimi_core.cli.clients import CLIENTS, Client
@@ -64,7 +63,19 @@ class Lines:
     help="The file for --write and --diff, in place of the client's own; openai, curl and env have none of their own.",
 )
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before writing. Without a terminal nobody is asked.")
-def config(app: App, client: str, *, kimi: bool, kiro: bool, **options: Any) -> ExitCode:
+def config(
+    app: App,
+    client: str,
+    *,
+    kimi: bool,
+    kiro: bool,
+    base_url: bool,
+    output_limit: int | None,
+    write: bool,
+    diff: bool,
+    file: Path | None,
+    yes: bool,
+) -> ExitCode:
     """Print what CLIENT needs to know to use your plans, with their models; standard output has that and nothing else.
 
     \b
@@ -80,22 +91,19 @@ def config(app: App, client: str, *, kimi: bool, kiro: bool, **options: Any) -> 
     understood is left alone. Shell files get the lines between two marks, which are found again the next time.
     """  # noqa: D301 - \b is click's
     known = CLIENTS[client]
-    asked = [name for name, wanted in (("kimi", kimi), ("kiro", kiro)) if wanted]
-    writes = options["write"] or options["diff"]
-    if options["file"] and not writes:
+    if file and not (write or diff):
         raise ConfigError("--file names the file for --write or --diff.")
-    if options["output_limit"] and not known.limits:
+    if output_limit and not known.limits:
         raise ConfigError(f"There is no limit in the lines for {client}.")
-    if options["base_url"] and not known.block:
+    if base_url and not known.block:
         raise ConfigError("env is about HTTPS_PROXY; for base URLs ask for openai, claude-code or curl.")
-    path = _file(app, known, options["file"]) if writes else None
-    lines = _lines(app, known, asked, local=options["base_url"] or not known.two_ways, limit=options["output_limit"])
+    path = _file(app, known, file) if write or diff else None
+    asked = [name for name, wanted in (("kimi", kimi), ("kiro", kiro)) if wanted]
+    lines = _lines(app, known, asked, local=base_url or not known.two_ways, limit=output_limit)
     if path is None:
         return _print(app, known, lines)
     change = plan(path, lambda text: known.put(text, lines.text))
-    if options["diff"]:
-        return _show(app, change)
-    return _write(app, lines, change, ask=not options["yes"])
+    return _show(app, change) if diff else _write(app, lines, change, ask=not yes)
 
 
 # --- what there is to say ---------------------------------------------------------------------------------------------
@@ -115,13 +123,13 @@ def _lines(app: App, client: Client, asked: Sequence[str], *, local: bool, limit
     return Lines(text, tuple(services), tuple(dict.fromkeys(notes)))
 
 
-async def _blocks(app: App, client: Client, services: Sequence[str], *, local: bool, limit: int | None) -> list[Any]:
+async def _blocks(app: App, client: Client, services: Sequence[str], *, local: bool, limit: int | None) -> list[Block]:
     every = [await PROVIDERS[name].blocks(app, limit, local=local) for name in services]
     return [block for blocks in every for block in blocks if block.name == client.block]
 
 
 def _services(app: App, client: Client, asked: Sequence[str]) -> list[str]:
-    """Return the services to tell of: those *asked* for, else those that are logged in.
+    """Return the services to tell of: those *asked* for, else those that are logged in and not switched off.
 
     Raises ConfigError where the client cannot have what is asked for, NotLoggedIn where there is nothing to choose.
     """
@@ -130,13 +138,18 @@ def _services(app: App, client: Client, asked: Sequence[str]) -> list[str]:
         raise ConfigError(client.lacking)
     if len(asked) > 1 and not client.many:
         raise ConfigError(f"The lines for {client.name} have room for one base URL: choose --kimi or --kiro.")
-    chosen = [*asked] or [name for name in able if not PROVIDERS[name].status(app).empty]
+    chosen = [*asked] or [name for name in able if _used(app, name)]
     if not chosen:
         flags = " or ".join(f"--{name}" for name in able)
         raise NotLoggedIn(
             f"{client.lacking} There is no login to tell of; {flags} prints the lines all the same.".strip()
         )
     return chosen
+
+
+def _used(app: App, service: str) -> bool:
+    on = getattr(app.configuration.settings, f"{service}_enabled", True)
+    return on and not PROVIDERS[service].status(app).empty
 
 
 def _variables(app: App) -> str:

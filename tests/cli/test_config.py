@@ -70,6 +70,8 @@ def test_the_services_are_those_one_is_logged_in_to(kiro):
     assert kiro.fake.of("models")
     assert kiro.service.of("models")
     assert list(json.loads(kiro("config", "opencode", "--kiro").stdout)["provider"]) == [KIRO]
+    switched_off = kiro("config", "opencode", "--set", "kiro_enabled=false").stdout
+    assert list(json.loads(switched_off)["provider"]) == [KIMI]
 
 
 def test_without_a_login_the_flags_say_what_is_meant(kiro):
