@@ -51,11 +51,15 @@ def _is_event(value: Any) -> bool:
     return openai_answer.is_chunk(value) or anthropic_answer.is_event(value)
 
 
-def _title(page: Page, kind: str, turn: Turn, size: int, note: str, more: str = "") -> None:
-    words = [f"Chat answer, {turn.dialect}, {kind}", turn.model, text.clip(turn.id, 60), more, text.size(size)]
+def _title(page: Page, kind: str, said: Turn, size: int, *notes: str) -> None:
+    words = [f"Chat answer, {said.dialect}, {kind}", said.model, text.clip(said.id, 60), text.size(size)]
     page.add(" · ".join(word for word in words if word))
-    if note:
-        page.add(note)
+    _notes(page, *notes)
+
+
+def _notes(page: Page, *notes: str) -> None:
+    for note in filter(None, notes):
+        page.prose(note)
 
 
 def _stream(page: Page, data: bytes, note: str) -> None:
@@ -63,9 +67,8 @@ def _stream(page: Page, data: bytes, note: str) -> None:
     anthropic = any(map(anthropic_answer.is_event, stream.values[:SOME]))
     said = (anthropic_answer if anthropic else openai_answer).streamed(stream.values)
     said.ended = said.ended or stream.done
-    _title(page, "streamed", said, len(data), note, count(stream.total, "event"))
-    for line in _flaws(stream, said):
-        page.add(f"✗ {line}")
+    _title(page, f"streamed, {count(stream.total, 'event')}", said, len(data), note)
+    _notes(page, *(f"✗ {flaw}" for flaw in _flaws(stream, said)))
     turn.write(page, said)
     page.make_room(text.FOOT * 2)
     _raw(page, stream)
@@ -111,10 +114,7 @@ def _event(page: Page, place: int, raw: bytes) -> None:
 
 
 def _object(page: Page, data: bytes, note: str) -> None:
-    try:
-        value = text.read_json(data)
-    except text.Unreadable as error:
-        value = _beginning(page, data, str(error))
+    value, problem = text.read_most(data)
     if openai_answer.is_answer(value):
         said = openai_answer.whole(value)
     elif anthropic_answer.is_answer(value):
@@ -123,30 +123,20 @@ def _object(page: Page, data: bytes, note: str) -> None:
         said = Turn("error", errors=[value["error"]])
     else:
         page.add(f"No chat answer · {text.size(len(data))}")
-        if note:
-            page.add(note)
+        _notes(page, note, problem)
         _below(page, data, value)
         return
-    _title(page, "in one piece", said, len(data), note)
+    _title(page, "in one piece", said, len(data), note, problem)
     turn.write(page, said)
     _below(page, data, value)
-
-
-def _beginning(page: Page, data: bytes, problem: str) -> Any:
-    """Return what can be read of JSON that is damaged or cut, None for nothing."""
-    page.add(f"✗ this is no whole JSON: {text.clip(problem, 200)}")
-    try:
-        return text.read_json(data, partial=True)
-    except text.Unreadable:
-        return None
 
 
 def _below(page: Page, data: bytes, value: Any) -> None:
     page.make_room(text.FOOT * 2)
     page.divider("Raw")
     if value is not None and len(data) <= RAW_PRETTY:
-        page.add(text.shorten(text.pretty(value), RAW_JSON))
+        page.prose(text.shorten(text.pretty(value), RAW_JSON))
     elif data[:RAW_JSON].count(0) or not data:
         page.add(text.hexed(data, RAW_HEX))
     else:
-        page.add(text.shorten(data.decode(errors="replace"), RAW_JSON))
+        page.prose(text.shorten(data.decode(errors="replace"), RAW_JSON))

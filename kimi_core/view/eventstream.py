@@ -84,23 +84,23 @@ def _head(page: Page, data: bytes, looked: _Looked, note: str) -> None:
     page.add(f"AWS event stream · {count(looked.pieces, 'frame')} · {len(data):,} bytes · {state}")
     if note:
         page.add(note)
+    page.add("checks: those of the prelude and of the whole frame")
     page.add()
-    page.add(f"{'offset':>9} {'bytes':>7}  {'crc':<9} {'event':<26} payload")
-    page.add(f"{'':>9} {'':>7}  prel/msg")
+    page.add(f"{'offset':>9} {'bytes':>6} {'checks':<7} {'event':<24} payload")
 
 
 def _piece(page: Page, piece: Found) -> None:
     if page.full:
         return
     states = f"{_STATES[piece.prelude_ok]}/{_STATES[piece.message_ok]}"
-    place = f"{piece.offset:>9,} {piece.length:>7,}  {states:<9} "
+    place = f"{piece.offset:>9,} {piece.length:>6,} {states:<7} "
     if piece.is_frame:
         _frame(page, piece, place)
     else:
         page.add(f"{place}✗ NO FRAME")
     if piece.problem:
         page.add(f"{_UNDER}✗ {piece.problem}")
-        page.add(f"{_UNDER}  begins {text.hexed(piece.begins)}")
+        page.add(text.hexed(piece.begins), _UNDER + "    ")
         page.add(f"{_UNDER}  {_goes_on(piece)}")
 
 
@@ -113,10 +113,10 @@ def _goes_on(piece: Found) -> str:
 def _frame(page: Page, piece: Found, place: str) -> None:
     headers = headers_of(piece.block)
     payload, folded = _payload(piece.payload)
-    page.add(f"{place}{_name(headers):<26} {payload}".rstrip())
+    page.add(f"{place}{_name(headers):<24} {payload}".rstrip())
     if isinstance(headers, str):
-        page.add(f"{_UNDER}✗ HEADERS: {headers}")
-        page.add(f"{_UNDER}  begin {text.hexed(piece.block)}")
+        page.add(f"{_UNDER}✗ {headers}")
+        page.add(text.hexed(piece.block), _UNDER + "    ")
     else:
         more = [f"{name}={text.clip(str(value), 80)}" for name, value in headers.items() if name not in _HIDDEN]
         if more:
@@ -154,5 +154,5 @@ def _payload(payload: bytes) -> tuple[str, str]:
 
 def _no_json(payload: bytes, shown: str) -> tuple[str, str]:
     if "\N{REPLACEMENT CHARACTER}" in shown:
-        return f"({len(payload):,} bytes) {text.hexed(payload)}", ""
+        return f"({len(payload):,} bytes)", text.hexed(payload)
     return f"({count(len(shown), 'character')})", text.shorten(shown, PAYLOAD_FOLDED)

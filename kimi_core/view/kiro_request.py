@@ -44,8 +44,8 @@ def write(page: Page, body: dict[str, Any], size: int, note: str) -> None:
     rows |= {"origin": message.get("origin"), "profile": body.get("profileArn")}
     for label, value in rows.items():
         if value is not None:
-            page.add(f"{label:<10} {clip(value if isinstance(value, str) else compact(value), FIELD_SHOWN)}")
-    page.add(f"{'tools':<10} {_tools(tools)}")
+            page.row(label, clip(value if isinstance(value, str) else compact(value), FIELD_SHOWN))
+    page.row("tools", _tools(tools))
     for source, shown in ((body, _SHOWN_BODY), (state, _SHOWN_STATE)):
         _others(page, source, shown)
     transcript(page, turns, _said)
@@ -54,7 +54,7 @@ def write(page: Page, body: dict[str, Any], size: int, note: str) -> None:
 def _others(page: Page, source: dict[str, Any], shown: set[str]) -> None:
     for name, value in source.items():
         if name not in shown and value is not None:
-            page.add(f"{clip(name, 60):<10} {clip(compact(value), FIELD_SHOWN)}")
+            page.row(clip(name, 60), clip(compact(value), FIELD_SHOWN))
 
 
 def _tools(tools: list[Any]) -> str:

@@ -33,7 +33,7 @@ _UNSAID = frozenset({"role", "content", "reasoning_content", "reasoning", "tool_
 def render(data: bytes, note: str = "") -> str:
     """Return the page for *data*; *note* is said at the top. Never raises."""
     page = Page()
-    value, problem = _read(data)
+    value, problem = text.read_most(data)
     if kiro_request.is_request(value):
         kiro_request.write(page, value, len(data), note or problem)
     elif isinstance(value, dict) and isinstance(value.get("messages"), list):
@@ -55,7 +55,7 @@ def is_request(data: bytes) -> bool:
     if not isinstance(value, dict):
         return False
     if not ("messages" in value or kiro_request.STATE in value) and len(data) > SAMPLE:
-        value, _ = _read(data)  # something long stands before it
+        value, _ = text.read_most(data)  # something long stands before it
     return kiro_request.is_request(value) or _is_chat(value, data)
 
 
@@ -72,18 +72,6 @@ def _sample(data: bytes) -> Any:
         return None
 
 
-def _read(data: bytes) -> tuple[Any, str]:
-    """Return the value of *data*, or what there is of it and one sentence on what is wrong."""
-    try:
-        return text.read_json(data), ""
-    except text.Unreadable as error:
-        problem = f"✗ this is no whole JSON: {text.clip(str(error), 200)}"
-    try:
-        return text.read_json(data, partial=True), problem
-    except text.Unreadable:
-        return None, problem
-
-
 def _write(page: Page, body: dict[str, Any], size: int, notes: list[str]) -> None:
     messages = items(body["messages"])
     dialect = "Anthropic" if _anthropic(body) else "OpenAI"
@@ -94,16 +82,16 @@ def _write(page: Page, body: dict[str, Any], size: int, notes: list[str]) -> Non
     for label, names in _FIELDS.items():
         shown = [_field(name, body[name]) for name in names if body.get(name) is not None]
         if shown:
-            page.add(f"{label:<10} {', '.join(shown)}")
+            page.row(label, ", ".join(shown))
     tools = items(body.get("tools")) or items(body.get("functions"))
-    page.add(f"{'tools':<10} {_tools(tools)}")
+    page.row("tools", _tools(tools))
     for name, value in body.items():
         if name not in _SHOWN:
-            page.add(f"{text.clip(name, 60):<10} {text.clip(compact(value), FIELD_SHOWN)}")
+            page.row(text.clip(name, 60), text.clip(compact(value), FIELD_SHOWN))
     if body.get("system"):
         page.section("system")
         for block in parts.content(body["system"], SYSTEM_SHOWN):
-            page.add(block)
+            page.prose(block)
     transcript(page, messages, _said)
 
 

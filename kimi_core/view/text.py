@@ -16,15 +16,22 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 WIDTH = 88  # columns of a divider; a page of mitmweb shows about a hundred
+LABEL = 11  # columns of the labels in the head of a page
 PAGE = 300_000  # characters of the part of a view that can grow; beyond it browsers stall
 FOOT = 60_000  # characters of room that the end of a view has, however much stands before it
 INLINE = 100  # characters of JSON that stay on the line
-HEX_BYTES = 32  # bytes shown of what cannot be read
+HEX_BYTES = 48  # bytes shown of what cannot be read
+HEX_ROW = 16  # on a line
 HUGE = 10**15  # from here on nothing was counted; Python refuses to write integers of any length
 MAX_ITEMS = 400  # members of a list, or lines of a block of JSON, that are shown
 
 SLOW_JSON = 2 * 1024 * 1024  # bytes that are read by Python's own reader, which takes what pydantic's does not
+MAX_MEMBERS = 150_000  # members of JSON objects that are read: beyond it a body is no chat, and takes its time
+_MEMBER = b'":'
 _SURROGATE = re.compile("surrogate|hex escape")  # half of a surrogate pair, which clients do send
+
+_EMPTY_LINE = re.compile(r"^(?=\n)", re.MULTILINE)  # mitmweb gives an empty line no height, and a blank one has some
+FENCE = "```"  # begins and ends code in Markdown, whose lines are left as they are
 
 KIB = 1024
 
@@ -34,7 +41,7 @@ class Page:
 
     def __init__(self, limit: int = PAGE) -> None:
         self._lines: list[str] = []
-        self._left = limit
+        self._left = limit  # characters
         self._lost = 0
 
     @property
@@ -43,7 +50,7 @@ class Page:
         return self._lost > 0
 
     def add(self, text: str = "", indent: str = "") -> None:
-        """Add a line, or several with line breaks between them."""
+        """Add a line, or several with line breaks between them, as they are."""
         if indent:
             text = indent + text.replace("\n", "\n" + indent)
         size = len(text) + 1
@@ -52,6 +59,15 @@ class Page:
             return
         self._left -= size
         self._lines.append(text)
+
+    def prose(self, text: str) -> None:
+        """Add text that people read, its long lines wrapped: mitmweb does not do that."""
+        self.add(wrap(text))
+
+    def row(self, label: str, value: str) -> None:
+        """Add a row of the head, its value wrapped beside the label."""
+        lines = wrap(value, WIDTH - LABEL).replace("\n", "\n" + " " * LABEL)
+        self.add(f"{label:<{LABEL - 1}} {lines}")
 
     def section(self, *words: str) -> None:
         """Begin a section: a blank line and a title within a rule."""
@@ -78,7 +94,7 @@ class Page:
     def render(self) -> str:
         """Return the page, fit for every encoding that a terminal or a browser is sent."""
         self._tell_loss()
-        text = "\n".join(self._lines)
+        text = _EMPTY_LINE.sub(" ", "\n".join(self._lines))
         return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -112,11 +128,48 @@ def clip(text: str, limit: int) -> str:
     return text.replace("\r", "\\r").replace("\n", "\\n")
 
 
+def wrap(text: str, width: int = WIDTH) -> str:
+    """Break the lines that are longer than *width* between words; code that Markdown fences stays as it is."""
+    lines = text.split("\n")
+    if len(max(lines, key=len)) <= width:
+        return text
+    out: list[str] = []
+    fenced = False
+    for line in lines:
+        if line.lstrip().startswith(FENCE):
+            fenced = not fenced
+        if fenced or len(line) <= width:
+            out.append(line)
+        else:
+            _break(line, width, out)
+    return "\n".join(out)
+
+
+def _break(line: str, width: int, out: list[str]) -> None:
+    indent = line[: len(line) - len(line.lstrip())]
+    if len(indent) > width // 2:
+        indent = ""
+    start, room = len(indent), width - len(indent)
+    while len(line) - start > room:
+        blank = line.rfind(" ", start + 1, start + room + 1)
+        stop = blank if blank > 0 else start + room
+        out.append(indent + line[start:stop])
+        start = stop + (blank > 0)
+    out.append(indent + line[start:])
+
+
 def hexed(data: bytes, limit: int = HEX_BYTES) -> str:
-    """Return the first bytes in hexadecimal and, beside them, as what is printable of them."""
+    """Return the first bytes in hexadecimal and, beside them, as what is printable of them; a line for 16."""
     piece = data[:limit]
-    shown = "".join(char if char.isascii() and char.isprintable() else "." for char in piece.decode("latin-1"))
-    return f"{piece.hex(' ')}{' …' if len(data) > limit else ''}  |{shown}|"
+    rows = [piece[at : at + HEX_ROW] for at in range(0, len(piece), HEX_ROW)]
+    wide = 3 * HEX_ROW
+    lines = [f"{row.hex(' '):<{wide}} {''.join(map(_printable, row))}" for row in rows]
+    return "\n".join(lines) + (f"\n… {len(data) - limit:,} bytes more" if len(data) > limit else "")
+
+
+def _printable(byte: int) -> str:
+    char = chr(byte)
+    return char if char.isascii() and char.isprintable() else "."
 
 
 class Unreadable(ValueError):
@@ -135,6 +188,26 @@ def read_json(data: bytes, *, partial: bool = False) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         raise Unreadable(problem) from None
+
+
+def read_most(data: bytes) -> tuple[Any, str]:
+    """Return the JSON value of *data*, and nothing; or as much of it as can be read, and one sentence on why.
+
+    None where there is nothing at all.
+    """
+    problem, found = "", data.count(_MEMBER)
+    if found > MAX_MEMBERS:
+        data = data[: len(data) * MAX_MEMBERS // found]
+        problem = f"✗ it has {found:,} members: only the first {size(len(data))} were read"
+    else:
+        try:
+            return read_json(data), ""
+        except Unreadable as error:
+            problem = f"✗ this is no whole JSON: {clip(str(error), 200)}"
+    try:
+        return read_json(data, partial=True), problem
+    except Unreadable:
+        return None, problem
 
 
 def compact(value: Any) -> str:

@@ -38,4 +38,4 @@ def _turn(page: Page, place: int, turn: Said) -> None:
     for number, block in enumerate(blocks):
         if number and (block[:1] in "→←[" or blocks[number - 1][:1] in "→["):
             page.add()
-        page.add(block)
+        page.prose(block)

@@ -96,7 +96,7 @@ def write(page: Page, turn: Turn) -> None:
     page.make_room(text.FOOT)
     for error in turn.errors[:MAX_ERRORS]:
         page.section("ERROR")
-        page.add(text.shorten(error if isinstance(error, str) else text.pretty(error), ERROR_SHOWN))
+        page.prose(text.shorten(error if isinstance(error, str) else text.pretty(error), ERROR_SHOWN))
     if len(turn.errors) > MAX_ERRORS:
         page.add(f"\n… {count(len(turn.errors) - MAX_ERRORS, 'error')} more left out …")
     _usage(page, turn.usage)
@@ -111,16 +111,16 @@ def _choice(page: Page, choice: Choice) -> None:
         whole = "".join(pieces)
         if whole:
             page.section(title, count(len(whole), "character"))
-            page.add(text.shorten(whole, limit))
+            page.prose(text.shorten(whole, limit))
     for number, call in enumerate(list(choice.calls.values())[:MAX_CALLS], 1):
         arguments = call.arguments
         page.section(f"Tool call {number}", text.clip(call.name, text.INLINE) or "(no name)", text.clip(call.id, 80))
-        page.add(text.pretty_source(arguments, ARGUMENTS_SHOWN) if arguments else "(no arguments)")
+        page.prose(text.pretty_source(arguments, ARGUMENTS_SHOWN) if arguments else "(no arguments)")
     if len(choice.calls) > MAX_CALLS:
         page.add(f"\n… {count(len(choice.calls) - MAX_CALLS, 'call')} more left out …")
     for value in choice.other[:MAX_CALLS]:
         page.section("Other content")
-        page.add(text.shorten(text.pretty(value), ARGUMENTS_SHOWN))
+        page.prose(text.shorten(text.pretty(value), ARGUMENTS_SHOWN))
     page.section("End")
     page.add(f"finish reason  {choice.finish or 'none came'}")
 
