@@ -50,6 +50,15 @@ class Accounts(Record):
             field = ".".join(str(part) for part in error.errors(include_input=False, include_url=False)[0]["loc"])
         raise AccountsDamaged(f"{where} is damaged: {field} is not what it should be.")
 
+    def copied(self) -> Self:
+        """Return a copy that may be altered; the accounts in it are frozen."""
+        lists = {
+            "accounts": list(self.accounts),
+            "forks": dict(self.forks),
+            "registrations": dict(self.registrations),
+        }
+        return self.model_copy(update=lists)
+
     def get(self, account_id: str) -> Account | None:
         """Return the account with that id, or None."""
         return next((account for account in self.accounts if account.id == account_id), None)
@@ -116,19 +125,16 @@ class Registry:
         self.document = Document(self.folder / FILE)
         self._kept = Kept(self.document, self._read)
 
-    def load(self) -> Accounts:
-        """Return what is stored, for the caller to alter; empty where there is no file.
+    def current(self) -> Accounts:
+        """Return what is stored, the same object while the file is the same; not to be altered.
 
-        Raises AccountsDamaged, StoreError.
+        Empty where there is no file. Raises AccountsDamaged, StoreError.
         """
-        kept = self._kept.get()
-        return kept.model_copy(
-            update={
-                "accounts": list(kept.accounts),
-                "forks": dict(kept.forks),
-                "registrations": dict(kept.registrations),
-            }
-        )
+        return self._kept.get()
+
+    def load(self) -> Accounts:
+        """Return what is stored, for the caller to alter; raises like `current`."""
+        return self.current().copied()
 
     def _read(self) -> Accounts:
         try:

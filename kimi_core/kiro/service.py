@@ -1,7 +1,7 @@
 """What all requests to Kiro share: the accounts and their tokens, who is busy, the model lists, what is known of usage.
 
-The document of the accounts is the truth and is read for each choice; who has how many requests in flight, and which
-conversation is on which account, is known to this process alone. What a request does not wait for runs beside it.
+The document of the accounts is the truth and is looked at for each choice; who has how many requests in flight, and
+which conversation is on which account, is known to this process alone. What a request does not wait for runs beside it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +28,7 @@ from kimi_core.kiro.debug import Previews
 from kimi_core.kiro.health import Event, Obstacle, Outcome
 from kimi_core.kiro.identity import KiroIdentity
 from kimi_core.kiro.management import Caller
+from kimi_core.kiro.notebook import LINGER, Alteration, Notebook
 from kimi_core.kiro.profile import needs_discovery
 from kimi_core.kiro.recall import TurnMemory
 from kimi_core.kiro.refusals import Suspended
@@ -40,11 +41,7 @@ from kimi_core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-LINGER = 0.05  # seconds for which notes on accounts are gathered before they are written, all at once
 USAGE_LIFE = 300.0  # seconds that an account's usage is good for (kiro.md §8)
-
-
-type Alteration = Callable[[Accounts], None]
 
 
 class Service:
@@ -80,27 +77,32 @@ class Service:
         self.previews = Previews(environ)
         self.in_flight: Counter[str] = Counter()
         self._freed = asyncio.Event()
-        self._linger = linger
-        self._noted: list[Alteration] = []  # not written yet
+        self._notebook = Notebook(self.registry, linger)
+        self._identities: dict[str, KiroIdentity] = {}  # by machine id
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     # --- accounts ------------------------------------------------------------------------------------------------
 
     def accounts(self) -> Accounts:
-        """Return what is stored, with what is noted and not written yet. Raises AccountsDamaged, StoreError."""
-        stored = self.registry.load()
-        _apply(self._noted, stored)
-        return stored
+        """Return what is stored, with what is noted and not written yet; not to be altered.
+
+        Raises AccountsDamaged, StoreError.
+        """
+        return self._notebook.accounts()
 
     def identity_for(self, account: Account) -> KiroIdentity:
         """Return the identity that requests of *account* carry."""
-        settings = self.settings
-        versions = replace(
-            identity.PINNED,
-            cli=settings.kiro_cli_version or identity.PINNED.cli,
-            ide=settings.kiro_ide_version or identity.PINNED.ide,
-        )
-        return identity.build(settings.kiro_identity, versions, account.machine_id)
+        found = self._identities.get(account.machine_id)
+        if found is None:
+            settings = self.settings
+            versions = replace(
+                identity.PINNED,
+                cli=settings.kiro_cli_version or identity.PINNED.cli,
+                ide=settings.kiro_ide_version or identity.PINNED.ide,
+            )
+            found = identity.build(settings.kiro_identity, versions, account.machine_id)
+            self._identities[account.machine_id] = found
+        return found
 
     def pick(
         self, *, conversation: str, model: str, tried: AbstractSet[str], listed_only: bool = False
@@ -280,12 +282,10 @@ class Service:
         """Cancel what runs beside, and write what is noted."""
         for task in self._tasks.values():
             task.cancel()
-        noted, self._noted = self._noted, []
-        if noted:
-            try:
-                self.registry.update(lambda stored: _apply(noted, stored))
-            except StoreError as error:
-                _complain(error)
+        try:
+            self._notebook.flush()
+        except StoreError as error:
+            _complain(error)
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
@@ -309,28 +309,12 @@ class Service:
 
     def _note(self, alter: Alteration) -> None:
         """Have *alter* written with whatever else is noted in the next moment; reads see it at once."""
-        self._noted.append(alter)
-        self._beside("store", self._write)
-
-    async def _write(self) -> None:
-        while self._noted:
-            await asyncio.sleep(self._linger)
-            count = len(self._noted)
-            noted = self._noted[:count]
-            try:
-                # in a thread: the lock may be another process's, and the disk is waited for
-                await asyncio.to_thread(self.registry.update, lambda stored, noted=noted: _apply(noted, stored))
-            finally:
-                del self._noted[:count]
+        self._notebook.add(alter)
+        self._beside("store", self._notebook.write)
 
 
 def _task(work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
     return asyncio.get_running_loop().create_task(work, name=f"kiro {name}")
-
-
-def _apply(noted: Iterable[Alteration], stored: Accounts) -> None:
-    for alter in noted:
-        alter(stored)
 
 
 def _complain(error: StoreError) -> None:

@@ -285,7 +285,7 @@ class ReplayStream(StockStream):
         control = self._control
         if control is None:
             return (yield from super().make_server_connection())
-        self._forgive()
+        self._tidy()
         if not (yield from super().make_server_connection()) or (yield from self.check_killed(True)):
             return False
         why = guarded(UNCHECKED, control.permit, self.flow, self.context.server)
@@ -293,16 +293,22 @@ class ReplayStream(StockStream):
             yield from self._refuse(why)
         return why is None
 
-    def _forgive(self) -> None:
-        """Let a server be tried again that could not be reached.
+    def _tidy(self) -> None:
+        """Let a server be tried again that could not be reached, and forget connections that are over.
 
-        mitmproxy remembers the failure for as long as the client's connection lasts, and fails all further requests
-        to that address at once.
+        mitmproxy remembers both for as long as the client's connection lasts: it fails all further requests to the
+        one address at once, and looks through the others for each request, of which there is one where an identity
+        asks for `Connection: close`. A connection with a `timestamp_end` has had its last event.
         """
-        address = (self.flow.request.host, self.flow.request.port)
-        for known in (*self._layer.connections, self._layer.context.server):
-            if isinstance(known, connection.Server) and known.address == address:
-                known.error = None
+        layer = self._layer
+        request = self.flow.request
+        used = {layer.context.server, *(stream.context.server for stream in layer.streams.values())}
+        for known in (*layer.connections, layer.context.server):
+            if isinstance(known, connection.Server):
+                if known.timestamp_end is not None and known not in used:
+                    layer.connections.pop(known, None)
+                elif known.error and known.address == (request.host, request.port):
+                    known.error = None
 
     def _refuse(self, why: str) -> Steps[None]:
         self._refused = True
@@ -562,7 +568,8 @@ def _framed(request: http.Request, command: SendHttp) -> http.Request:
     """Say where the body ends: HTTP/2 need not, and mitmproxy then sends HTTP/1.1 a body that no server can tell."""
     assert isinstance(command.event, RequestHeaders)
     needless = command.event.end_stream or command.connection.alpn in {b"h2", b"h3"}
-    if not (needless or {"content-length", "transfer-encoding"} & {name.lower() for name in request.headers}):
+    framing = {b"content-length", b"transfer-encoding"}
+    if not (needless or any(name.lower() in framing for name, _ in request.headers.fields)):
         request.headers["transfer-encoding"] = "chunked"
     return request
 

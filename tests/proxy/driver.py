@@ -283,8 +283,12 @@ class Driver:
         self._busy = True
         try:
             while self._queue:
-                for command in self.layer.handle_event(self._queue.popleft()):
+                event = self._queue.popleft()
+                for command in self.layer.handle_event(event):
                     self._do(command)
+                over = isinstance(event, events.ConnectionClosed)
+                if over and event.connection.state is connection.ConnectionState.CLOSED:
+                    event.connection.timestamp_end = self.now  # after its last event, as the server does
         finally:
             self._busy = False
 

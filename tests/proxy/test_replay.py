@@ -230,6 +230,19 @@ def test_ten_attempts_on_changing_hosts(drive, protocols):
     assert [a.number for a in policy.attempts] == list(range(1, 10))
 
 
+@pytest.mark.parametrize("client", ["h1", "h2"])
+def test_connections_that_are_over_are_forgotten(drive, client):
+    """A client whose every request has a connection of its own leaves none of them behind, nor what they need."""
+    driver = drive(Peeking(), (client, "h1"))
+    for number in range(20):
+        driver.request()
+        driver.respond(200, b"fine")
+        driver.hang_up()
+        assert len(driver.requests) == number + 1
+    assert [message.body for message in driver.answers] == [b"fine"] * 20
+    assert len(driver.layer.connections) <= 3
+
+
 @pytest.mark.parametrize("protocols", PROTOCOLS, ids="-".join)
 def test_connections_live_on_after_a_retry(drive, protocols):
     """The client's connection serves the next request, and nothing of the first one gets in its way."""
