@@ -144,6 +144,14 @@ def test_blocks_are_those_that_are_printed(page, name, expected):
         assert json.loads(shown) == json.loads(expected)
 
 
+def test_versions_are_those_that_are_tested():
+    """The pages name the version of Claude Code that the end-to-end tests install."""
+    wanted = json.loads((ROOT / "tests" / "e2e" / "claude" / "package.json").read_text())["dependencies"]
+    version = wanted["@anthropic-ai/claude-code"].lstrip("~")
+    for page in ("README.md", "docs/claude-code.md"):
+        assert f"Claude Code {version}" in text_of(page)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_examples_are_code(page):
     """Python compiles, JSON parses, JavaScript is what node reads as a module."""

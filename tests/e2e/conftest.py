@@ -131,26 +131,37 @@ def kiro(start_kiro: StartProxy) -> KiroProxy:
 
 # --- clients that are not Python -------------------------------------------------------------------------------------
 
-NODE_SOURCES = Path(__file__).parent / "node"
+HERE = Path(__file__).parent
 NPM_SECONDS = 500
 NO_NODE = "KIMI_MITM_NO_NODE"
 
 
 @pytest.fixture(scope="session")
 def node_clients() -> Path:
-    """Install the clients of package.json once per version of that file; return their folder.
+    """Return the folder of the AI SDK and opencode."""
+    return _installed("node")
 
-    KIMI_MITM_NO_NODE=1 skips what needs them; without npm and without that variable they fail.
+
+@pytest.fixture(scope="session")
+def claude_code() -> Path:
+    """Return the folder of Claude Code."""
+    return _installed("claude")
+
+
+def _installed(name: str) -> Path:
+    """Install what a folder's package.json names, once per version of that file; return where it is.
+
+    KIMI_MITM_NO_NODE=1 skips what needs it; without npm and without that variable it fails.
     """
     if os.environ.get(NO_NODE) == "1":
         pytest.skip(f"{NO_NODE} is set")
     if not shutil.which("npm"):
         pytest.fail(f"npm is not on PATH: install Node.js 20 or newer, or set {NO_NODE}=1 to leave these tests out.")
-    wanted = (NODE_SOURCES / "package.json").read_bytes()
+    wanted = (HERE / name / "package.json").read_bytes()
     folder = ROOT / ".cache" / "npm-clients" / hashlib.sha256(wanted).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock", timeout=NPM_SECONDS):  # the tests may run in several processes
-        for source in NODE_SOURCES.iterdir():
+        for source in (HERE / name).iterdir():
             shutil.copy(source, folder)
         if not (folder / ".installed").exists():
             _npm_install(folder)

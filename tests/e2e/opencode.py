@@ -30,6 +30,18 @@ OWN = """{
 _MAIN = "from kimi_core.cli.main import main; main()"
 
 
+def merging(proxy: Proxy, client: str, file: Path, *words: str) -> tuple[list[str], dict[str, str]]:
+    """Return the command, and its environment, with which the user of *proxy* has a client's *file* changed."""
+    options = (
+        f"mode=upstream:http://127.0.0.1:{proxy.world.upstream.port}",
+        f"listen_port={proxy.port}",
+        f"ssl_verify_upstream_trusted_ca={proxy.world.ca_file}",
+    )
+    sets = [word for option in options for word in ("--set", option)]
+    command = [sys.executable, "-c", _MAIN, "config", client, "--write", "--file", str(file), *words, *sets]
+    return command, proxy.environ | {"PYTHONPATH": str(ROOT)}
+
+
 class Opencode:
     """opencode with one home for a test module: making its database takes longer than anything else."""
 
@@ -47,26 +59,7 @@ class Opencode:
         """Have `kimi-mitm config opencode --write` with *words* change the file, unless it did that last."""
         if self._written == words:
             return
-        proxy = self.proxy
-        options = (
-            f"mode=upstream:http://127.0.0.1:{proxy.world.upstream.port}",
-            f"listen_port={proxy.port}",
-            f"ssl_verify_upstream_trusted_ca={proxy.world.ca_file}",
-        )
-        sets = [word for option in options for word in ("--set", option)]
-        command = [
-            sys.executable,
-            "-c",
-            _MAIN,
-            "config",
-            "opencode",
-            "--write",
-            "--file",
-            str(self.file),
-            *words,
-            *sets,
-        ]
-        environ = proxy.environ | {"PYTHONPATH": str(ROOT)}
+        command, environ = merging(self.proxy, "opencode", self.file, *words)
         self._run(command, environ)
         self._written = words
 
