@@ -35,7 +35,7 @@ class Settings(BaseModel):
         Literal["cn", "global"],
         Field(
             description="Where your Kimi Code plan lives: cn = kimi.com, global = kimi.ai. Logins are kept apart; "
-            "requests to api.kimi.com and api.kimi.ai use the login of their own region whatever this says."
+            "requests to api.kimi.com and api.kimi.ai use the login of their own region in any case."
         ),
     ] = "cn"
     kimi_identity: Annotated[
@@ -73,17 +73,17 @@ class Settings(BaseModel):
     ] = False
     kimi_max_body: Annotated[
         int,
-        Field(ge=1, description="Largest chat request that is read, in MiB; a larger one gets a 400."),
+        Field(ge=1, description="Largest chat request that is read, in MiB; a larger one is refused."),
     ] = 64
     kimi_first_byte_timeout: Annotated[
         int,
-        Field(ge=0, description="Seconds to wait for the head of an answer; 0 = no limit."),
+        Field(ge=0, description="Seconds to wait for the first byte of a Kimi answer; 0 = no limit."),
     ] = 0
     kimi_idle_timeout: Annotated[
         int,
         Field(
             ge=0,
-            description="Seconds of silence within an answer after which it is ended with an error; 0 = no limit.",
+            description="Seconds of silence within a Kimi answer after which it is ended with an error; 0 = no limit.",
         ),
     ] = 0
     kimi_record_limit: Annotated[
@@ -97,15 +97,15 @@ class Settings(BaseModel):
     kimi_client_key: Annotated[
         str,
         Field(
-            description="Key that clients must send as their API key. Empty: programs on this machine need none. "
-            "auto: one is made at first start and kept with the logins (`kimi-mitm status` shows where)."
+            description="Key that clients must send as their API key. Empty = programs on this machine need none. "
+            "auto = one is made at first start and kept with the logins (`kimi-mitm status` shows where)."
         ),
     ] = ""
     kimi_allow_clients: Annotated[
         list[str],
         Field(
             description="Networks besides this machine whose clients may use the proxy (10.0.0.0/24); "
-            "asks for kimi_client_key."
+            "needs kimi_client_key as well."
         ),
     ] = []
     kimi_intercept_all: Annotated[
@@ -123,14 +123,17 @@ class Settings(BaseModel):
     ] = "cli"
     kiro_cli_version: Annotated[
         str,
-        Field(pattern=_VERSION, description="Version of kiro-cli that requests name; empty = the one pinned here."),
+        Field(
+            pattern=_VERSION,
+            description="Version of kiro-cli that requests name. Empty = the one that this program was made with.",
+        ),
     ] = ""
     kiro_ide_version: Annotated[
         str,
         Field(
             pattern=_VERSION,
-            description="Version of the Kiro IDE that requests name; empty = the one pinned here. Kiro turns old ones "
-            "away.",
+            description="Version of the Kiro IDE that requests name. Empty = the one that this program was made with; "
+            "Kiro turns old ones away.",
         ),
     ] = ""
     kiro_strategy: Annotated[
@@ -150,7 +153,7 @@ class Settings(BaseModel):
     ] = False
     kiro_concurrency: Annotated[
         int,
-        Field(ge=0, description="Requests that a Kiro account may have at a time; 0 = any number."),
+        Field(ge=0, description="Requests that a Kiro account may have under way at a time; 0 = any number."),
     ] = 0
     kiro_deadline: Annotated[
         int,
@@ -180,8 +183,8 @@ class Settings(BaseModel):
     kiro_forced_tools: Annotated[
         Literal["refuse", "prompt"],
         Field(
-            description="What becomes of a tool_choice that forces a call, which Kiro cannot do: refuse = a 400, "
-            "prompt = it is asked for in words."
+            description="What becomes of a tool_choice that forces a call, which Kiro cannot do: refuse = the request "
+            "is refused, prompt = the call is asked for in words."
         ),
     ] = "refuse"
     kiro_max_weight: Annotated[

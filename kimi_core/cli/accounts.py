@@ -64,7 +64,7 @@ def accounts() -> None:
 def list_accounts(app: App) -> ExitCode:
     """Show how each account is, and what to do next.
 
-    Asks nobody but this machine.
+    Only this machine is asked.
     """
     stored = Registry(app.folder).load()
     now = app.world.clock()
@@ -192,14 +192,14 @@ def refresh(app: App, account: str | None, arn: str | None) -> ExitCode:
 )
 @click.option("--shared", is_flag=True, help="Read the login from the other program each time; spend nothing of it.")
 @click.option(
-    "--only", multiple=True, metavar="KEY", help="Import the login with this key only, as the output names it."
+    "--only", multiple=True, metavar="KEY", help="Take over the login with this key only, as the output names it."
 )
 @click.option("--new", is_flag=True, help="Take logins of which nobody can say whose they are for new accounts.")
 def sync(app: App, kinds: tuple[str, ...], *, shared: bool, only: tuple[str, ...], new: bool) -> ExitCode:
-    """Import the logins of other programs.
+    """Take over the logins of other programs.
 
-    Those of kiro-cli, the Kiro IDE and opencode's Kiro plugins, and the key in KIRO_API_KEY. Each login is imported
-    once: its token is spent for a pair of our own, and the other program's file stays as it is. Whether the other
+    Those of kiro-cli, the Kiro IDE and opencode's Kiro plugins, and the key in KIRO_API_KEY. Each login is taken
+    over once: its token is spent for a pair of our own, and the other program's file stays as it is. Whether the other
     program's login outlives that is up to Kiro; with --shared it is left alone.
     """
     service = service_of(app)

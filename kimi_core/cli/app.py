@@ -138,7 +138,7 @@ class AppCommand(click.Command):
         return found
 
 
-SHORTHANDS = {"region": "Region of the plan.", "identity": "How our own calls identify themselves."}
+SHORTHANDS = {"region": "Region of the plan", "identity": "How calls of this program identify themselves"}
 
 
 def _values(name: str, provider: str | None) -> str:
@@ -152,9 +152,9 @@ def _values(name: str, provider: str | None) -> str:
 
 def _common_options(provider: str | None) -> list[click.Parameter]:
     return [
-        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON, errors included, for programs."),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON for programs, errors included."),
         *(
-            click.Option([f"--{name}"], metavar="NAME", help=f"{text} {values}")
+            click.Option([f"--{name}"], metavar="NAME", help=f"{text} ({values}).")
             for name, text in SHORTHANDS.items()
             if (values := _values(name, provider))
         ),
@@ -162,13 +162,13 @@ def _common_options(provider: str | None) -> list[click.Parameter]:
             ["--set", "overrides"],
             multiple=True,
             metavar="NAME=VALUE",
-            help="Set an option over mitmproxy's configuration file, as in mitmproxy.",
+            help="Set an option, in place of what mitmproxy's configuration file says; may be given several times.",
         ),
         click.Option(
             ["--confdir"],
             type=click.Path(path_type=Path),
             default=DEFAULT_CONFDIR,
             show_default=True,
-            help="Folder of mitmproxy's configuration file and CA.",
+            help="Folder of mitmproxy's configuration file and of its CA.",
         ),
     ]

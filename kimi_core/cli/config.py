@@ -76,7 +76,9 @@ def config(
     file: Path | None,
     yes: bool,
 ) -> ExitCode:
-    """Print what CLIENT needs to know to use your plans, with their models; standard output has that and nothing else.
+    """Print what CLIENT needs to know to use your plans.
+
+    It names the models of your plans. Nothing else goes to standard output, so that it can be sent into a file.
 
     \b
     opencode, opencode-v2  a provider for opencode.json, with an agent for Kiro

@@ -42,7 +42,10 @@ class DoctorCommand(AppCommand):
 
 @click.command(cls=DoctorCommand)
 @click.option(
-    "--only", multiple=True, metavar="ID", help="Run this check alone, or this group of checks; may be given again."
+    "--only",
+    multiple=True,
+    metavar="ID",
+    help="Run this check, or this group of checks, alone; may be given several times.",
 )
 @click.option(
     "--client",
@@ -50,15 +53,15 @@ class DoctorCommand(AppCommand):
     help="Look at what this client needs: opencode, claude, curl, node, python, requests, or a command.",
 )
 @click.option("--offline", is_flag=True, help="Ask no service, only this machine.")
-@click.option("--all", "everything", is_flag=True, help="Tell of the checks that were skipped, too, and why.")
+@click.option("--all", "everything", is_flag=True, help="Show the checks that were skipped, too, and why.")
 def doctor(app: App, *, only: tuple[str, ...], client: str | None, offline: bool, everything: bool) -> ExitCode:
-    """Find out what is wrong, say it in plain words, and name the command that mends it.
+    """Find out what is wrong, and how to mend it.
 
-    Looks at logins, the proxy, mitmproxy, the variables and the certificates that a client started in this shell would
-    have, opencode's configuration and the files. Changes nothing, except that a login which is due is renewed. With a
-    Kimi login it asks Kimi for the usage and the models, unless --offline is given.
+    Looks at the logins, the proxy, mitmproxy, the variables and certificates that a client started in this shell would
+    have, opencode's configuration and the files. With a Kimi login it asks Kimi for the usage and the models, unless
+    --offline is given. Nothing is changed, except that a login that is due is renewed.
 
-    Each check has an id (README's troubleshooting lists them) and ends as ok, warning, problem or skipped. The exit
+    Each check has an id, which docs/troubleshooting.md explains, and ends as ok, warning, problem or skipped. The exit
     code is 1 if there is a problem; warnings do not count.
     """
     chosen = _chosen(only)

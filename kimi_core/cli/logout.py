@@ -13,8 +13,9 @@ from kimi_core.cli.providers import PROVIDERS
 @click.argument("provider", type=click.Choice(list(PROVIDERS)))
 @click.option("--account", metavar="ACCOUNT", help="Kiro: which of several accounts, by e-mail, label or id.")
 def logout(app: App, provider: str, account: str | None) -> ExitCode:
-    """Remove the login of PROVIDER from this machine: Kimi's for the region in use, Kiro's of one account.
+    """Remove a login of PROVIDER from this machine.
 
-    Nothing is sent: to end the login at the service too, remove the device in your account there.
+    For Kimi it is that of the region in use, for Kiro that of one account. Nothing is sent: to end the login at the
+    service too, remove the device in your account there.
     """
     return app.out.show(PROVIDERS[provider].logout(app, account))

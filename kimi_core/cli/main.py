@@ -45,9 +45,9 @@ Otherwise run has the exit code of its command, 128 + n where signal n ended it.
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(_version(), prog_name="kimi-mitm", message="%(prog)s %(version)s")
 def main() -> None:
-    """Use a Kimi Code subscription and Kiro accounts through mitmproxy: log in, look at what is left, set clients up.
+    """Use a Kimi Code plan and Kiro accounts with any client, through mitmproxy.
 
-    Options are those of the addon and are read from mitmproxy's configuration file, as are the upstream proxy
+    The options of the addon are read from mitmproxy's configuration file, as are the upstream proxy
     (mode: upstream:…, upstream_auth) and the trusted CA (ssl_verify_upstream_trusted_ca) that a company's network
     may ask for. HTTPS_PROXY in the environment is not followed: in a client's shell it points back at this proxy.
     """

@@ -21,13 +21,14 @@ ALL = "all"
 @click.option(
     "--block",
     type=click.Choice([*dict.fromkeys(name for known in PROVIDERS.values() for name in known.block_names), ALL]),
-    help="Print lines for clients instead; one as it is.",
+    help="Print the lines for one client in place of the table; all = for every client.",
 )
 @with_limit
 def models(app: App, provider: str, *, block: str | None, output_limit: int | None) -> ExitCode:
-    """Show the models of the plan of PROVIDER, or with --block the lines that a client needs.
+    """Show the models of PROVIDER's plan.
 
-    `kimi-mitm models --block opencode > opencode.json` writes opencode's configuration.
+    With --block: the lines that a client needs for them. `kimi-mitm models --block opencode > opencode.json` writes
+    opencode's configuration.
     """
     if block is None:
         return app.out.show(asyncio.run(PROVIDERS[provider].models(app)))

@@ -63,10 +63,10 @@ PLIST_HEAD = """\
 @click.argument("kind", type=click.Choice(["systemd", "launchd"]), required=False)
 @click.option("--port", type=click.IntRange(1, LAST_PORT), metavar="PORT", help="Where the proxy listens.")
 def service(app: App, kind: str | None, port: int | None) -> ExitCode:
-    """Print a service of yours that runs the proxy, with the commands that install it.
+    """Print a service that starts the proxy with the machine.
 
-    A user unit for systemd, or an agent for launchd on macOS; without an argument the one for this machine. What is
-    given with --set goes into it.
+    The commands that install it stand in it. It is a user unit for systemd, or an agent for launchd on macOS;
+    without an argument the one for this machine. What is given with --set goes into it.
     """
     kind = kind or ("launchd" if app.world.platform == "darwin" else "systemd")
     home = (app.world.home or Path.home()).absolute()

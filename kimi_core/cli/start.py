@@ -58,7 +58,9 @@ def stop(app: App) -> ExitCode:
 
 @click.command(cls=AppCommand)
 @click.option("-f", "--follow", is_flag=True, help="Go on showing new lines, until Ctrl-C.")
-@click.option("-n", "--lines", type=click.IntRange(min=0), default=LINES, show_default=True, help="How many lines.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=LINES, show_default=True, help="How many lines to show."
+)
 def logs(app: App, *, follow: bool, lines: int) -> ExitCode:
     """Show what the proxy in the background says, or has said.
 

@@ -13,10 +13,10 @@ from kimi_core.cli.providers import PROVIDERS
 
 @click.command(cls=AppCommand)
 def status(app: App) -> ExitCode:
-    """Show logins, the files they are in, and whether a proxy is running.
+    """Show the logins, their files, and whether a proxy is running.
 
-    Asks nobody but this machine. The exit code is 3 where a login is dead, or there is none at all: Kimi's of the
-    region in use, and Kiro's accounts as long as one of them can serve.
+    Only this machine is asked. The exit code is 3 if the Kimi login of the region in use is dead, if no Kiro account
+    can serve, or if there is no login at all.
     """
     proxy = probe(app.configuration)
     reports = {name: provider.status(app) for name, provider in PROVIDERS.items()}

@@ -14,5 +14,5 @@ from kimi_core.cli.providers import PROVIDERS
 @click.command(cls=AppCommand)
 @click.argument("provider", type=click.Choice(list(PROVIDERS)), default=next(iter(PROVIDERS)))
 def usage(app: App, provider: str) -> ExitCode:
-    """Show what is left of the plan of PROVIDER, and when it comes back."""
+    """Show what is left of PROVIDER's plan, and when it comes back."""
     return app.out.show(asyncio.run(PROVIDERS[provider].usage(app)))

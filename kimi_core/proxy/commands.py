@@ -47,7 +47,7 @@ class KimiCommands:
 
     @command.command("kimi.refresh")
     def refresh(self) -> str:
-        """Refresh the login now; the outcome follows in the log."""
+        """Renew the login now; the outcome follows in the log."""
         self._start(self._log_refresh(), "kimi.refresh")
         return "Refreshing; the outcome follows in the log."
 
@@ -120,7 +120,7 @@ class KiroCommands:
 
     @command.command("kiro.refresh")
     def refresh(self) -> str:
-        """Refresh the login of every account now; the outcome follows in the log."""
+        """Renew the login of every account now; the outcome follows in the log."""
         stored = self._kiro().service.accounts().accounts
         for account in stored:
             if account.auth_method != "api_key":  # a key never runs out

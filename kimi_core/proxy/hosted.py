@@ -113,9 +113,11 @@ class Hosted:
     def load(self, loader: Loader) -> None:
         """Declare the options, and keep mitmweb's token out of the log."""
         loader.add_option("hosted_record", str, "", "File that says where this proxy listens.")
-        loader.add_option("hosted_log", str, "", "File that the output goes to, which is kept small.")
-        loader.add_option("hosted_lease", str, "", "Named pipe whose users this proxy ends with; - = standard input.")
-        loader.add_option("hosted_order", str, "", "What stands in the record beside that.")
+        loader.add_option("hosted_log", str, "", "File that the output goes to; it is kept small.")
+        loader.add_option(
+            "hosted_lease", str, "", "Named pipe with whose last user this proxy ends; - = a pipe without a name."
+        )
+        loader.add_option("hosted_order", str, "", "Word of whoever started this proxy, repeated in the record.")
         for name in TELLERS:
             logging.getLogger(name).addFilter(without_token)
 
