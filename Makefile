@@ -9,7 +9,7 @@ PROVIDER ?= kimi
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=ci
 
 .DEFAULT_GOAL := help
-.PHONY: help run web login setup setup-dev test coverage test-unit lint format bench check-upstream clean
+.PHONY: help run web login setup setup-dev test coverage test-unit lint format bench screenshots check-upstream clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ format: setup-dev ## let ruff write the layout
 
 bench: setup-dev ## measure what the addon costs, in about three minutes
 	@set -e; for each in benchmarks/[!_]*.py; do $(BIN)/python $$each $(ARGS); done
+
+screenshots: setup-dev ## take the pictures in docs/screenshots anew; needs Chromium
+	$(BIN)/python scripts/screenshots.py $(ARGS)
 
 check-upstream: setup-dev ## compare the pinned client versions with the newest released ones
 	$(BIN)/python scripts/check_upstream.py $(ARGS)

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     import mitmproxy.flowfilter  # noqa: F401
 
 _USERS_OWN = ("KIMI_", "KIRO", "DEBUG_KIRO_", "OPENAI_", "ANTHROPIC_", "SSL_CERT_", "NODE_EXTRA_")
-NO_NODE = "KIMI_MITM_NO_NODE"  # asks for a run without node, not for a setting of the program
+WITHOUT = {"KIMI_MITM_NO_NODE", "KIMI_MITM_NO_BROWSER"}  # ask for a run without node or Chromium; no settings
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _END_TO_END = Path(__file__).parent / "e2e"
 
@@ -33,7 +33,7 @@ def _no_environment():
     """Take the user's own settings out of the environment for the whole run."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if (name.startswith(_USERS_OWN) and name != NO_NODE) or name.lower() in _PROXIES:
+            if (name.startswith(_USERS_OWN) and name not in WITHOUT) or name.lower() in _PROXIES:
                 patch.delenv(name)
         yield
 
