@@ -17,12 +17,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kimi_core.blocks.place import PLACEHOLDER_KEY
 from kimi_core.errors import KimiMitmError
 
 CONTEXT = 3  # lines around a change, as diff -u has it
 _SECRET = re.compile(
-    r"((?:key|token|secret|password)\w*[\"']?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|[^\s,}\"']+)", re.IGNORECASE
+    r"""((?:key|token|secret|password|authorization|credential)\w*["']?\s*[:=]\s*)"""  # the name, up to its value
+    r"""("[^"]*"|'[^']*'|[^\s,{}\[\]"']+)""",
+    re.IGNORECASE,
 )
+_REFERENCES = ("{env:", "{file:", "$")  # with which a value says where the secret is
 
 
 class ClientFileError(KimiMitmError):
@@ -47,14 +51,14 @@ class Change:
         return self.before != self.after
 
     def diff(self) -> str:
-        """Return the change as a unified diff, without the values of keys and tokens that the file holds.
+        """Return the change as a unified diff, without the values of keys and tokens that are the user's own.
 
-        What is added is shown in full: it comes from here and holds no secret.
+        A line of the user's can be among those that are added, too: with a comma that it did not have before.
         """
         old, new = (self.before or "").splitlines(), self.after.splitlines()
         names = (str(self.path) if self.before is not None else os.devnull, str(self.path))
         lines = difflib.unified_diff(old, new, *names, n=CONTEXT, lineterm="")
-        return "\n".join(line if line.startswith("+") else _SECRET.sub(r"\1…", line) for line in lines)
+        return "\n".join(_SECRET.sub(_hidden, line) for line in lines)
 
 
 def plan(path: Path, edit: Callable[[str], str]) -> Change:
@@ -89,6 +93,12 @@ def apply(change: Change, now: float) -> Path | None:
         reason = error.strerror if isinstance(error, OSError) else None
         raise ClientFileError(f"{change.path} cannot be written: {reason or error}.") from error
     return backup
+
+
+def _hidden(found: re.Match[str]) -> str:
+    """Return a name with its value, or with a sign in place of the value where that may be a secret."""
+    value = found[2].strip("\"'")
+    return found[0] if value == PLACEHOLDER_KEY or value.startswith(_REFERENCES) else f"{found[1]}…"
 
 
 def _read(path: Path) -> str | None:

@@ -318,6 +318,32 @@ def test_the_diff_changes_nothing_and_hides_keys(cli, opencode_file):
     )
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ('"apiKey": "sk-fake-1"', '"apiKey": …'),
+        ('"Authorization": "Bearer fake"', '"Authorization": …'),
+        ('"x_secret_y": 5', '"x_secret_y": …'),
+        ("export MY_TOKEN='fake'", "export MY_TOKEN=…"),
+        ("password = fake", "password = …"),
+        ('"apiKey": "kimi-mitm"', '"apiKey": "kimi-mitm"'),
+        ('"apiKey": "{env:MINE}"', '"apiKey": "{env:MINE}"'),
+        ('export KEY="$OTHER"', 'export KEY="$OTHER"'),
+        ('"keybinds": {"a": "b"}', '"keybinds": {"a": "b"}'),
+        ('"theme": "dark"', '"theme": "dark"'),
+    ],
+)
+def test_no_line_of_a_diff_shows_a_secret_of_the_users(tmp_path, line, shown):
+    """Be it left, taken away, or changed by a comma: only placeholders and references are shown."""
+    path = tmp_path / "x"
+    path.write_text(f"{line}\nend\n")
+    for after in (f"{line}\n", f"{line},\nend\n", "end\n"):
+        said = plan(path, lambda text, after=after: after).diff().splitlines()[3:]
+        rows = {row[1:].rstrip(",") for row in said}
+        assert shown in rows
+        assert rows <= {shown, "end"}
+
+
 def test_a_file_needs_a_purpose(cli):
     """--file without --write or --diff would be a mistake unseen."""
     assert cli("config", "opencode", "--file", "x").exit_code == 2
