@@ -52,7 +52,7 @@ def _is_event(value: Any) -> bool:
 
 
 def _title(page: Page, kind: str, said: Turn, size: int, *notes: str) -> None:
-    words = [f"Chat answer, {said.dialect}, {kind}", said.model, text.clip(said.id, 60), text.size(size)]
+    words = [f"Chat answer, {said.dialect}, {kind}", text.size(size), said.model, text.clip(said.id, 60)]
     page.add(" · ".join(word for word in words if word))
     _notes(page, *notes)
 
