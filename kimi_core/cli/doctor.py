@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from kimi_core.cli.checks.table import CHECKS
 from kimi_core.cli.configuration import Configuration, load
 from kimi_core.cli.output import ExitCode, Report
 from kimi_core.cli.probe import ask, is_loopback
-from kimi_core.errors import ConfigError
+from kimi_core.errors import ConfigError, KimiMitmError
 
 COLOURS = {State.ok: "green", State.warning: "yellow", State.problem: "red", State.skipped: "dim"}
 WORST_FIRST = (State.problem, State.warning, State.ok)
@@ -87,9 +88,9 @@ def _where_it_is(app: App) -> App:
     """Return *app* for the proxy that runs in the background, where none is at the port of the configuration."""
     configuration = app.configuration
     if is_loopback(configuration.host) and ask(configuration.proxy_url)[0] == "none":
-        found = next(proxies(state_dir(app.world.environ)), None)
-        if found is not None:
-            return replace(app, configuration=replace(configuration, host=found[1].host, port=found[1].port))
+        with suppress(KimiMitmError, OSError):  # a folder that cannot be looked into: store.folder says why
+            for _, running in proxies(state_dir(app.world.environ)):
+                return replace(app, configuration=replace(configuration, host=running.host, port=running.port))
     return app
 
 

@@ -198,7 +198,7 @@ def gather_device(machine: Machine) -> DeviceId:
     makeable = parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)
     try:
         text = path.read_text(encoding="utf-8", errors="replace").strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return DeviceId(path, exists=False, readable=True, makeable=makeable, sound=True)
     except OSError:
         return DeviceId(path, exists=True, readable=False, makeable=makeable, sound=False)

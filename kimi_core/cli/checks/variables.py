@@ -70,7 +70,8 @@ def gather(machine: Machine) -> Proxies:
     hosts = list(dict.fromkeys([machine.site.host, *others]))
     if configuration.settings.kiro_enabled:
         hosts.append(urlsplit(Endpoints().runtime(DEFAULT_REGION)).hostname or "")
-    return Proxies(machine.environ, configuration.host, configuration.port, tuple(hosts))
+    far = tuple(host for host in hosts if not is_loopback(host))  # a service on this machine needs no proxy
+    return Proxies(machine.environ, configuration.host, configuration.port, far)
 
 
 def masked(value: str) -> str:

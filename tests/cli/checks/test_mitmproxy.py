@@ -123,6 +123,18 @@ def test_an_interpreter_that_cannot_be_started(cli, find, tmp_path, monkeypatch)
     assert find(cli, "mitmproxy.program")["state"] == "problem"
 
 
+def test_a_ready_made_program(cli, find, tmp_path, monkeypatch):
+    """The ready-made program of mitmproxy has no Python that could be asked, or that the addon could use."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    program = tmp_path / "mitmdump"
+    program.write_bytes(b"\x7fELF")
+    program.chmod(0o755)
+    cli.environ["PATH"] = str(tmp_path)
+    found = find(cli, "mitmproxy.program")
+    assert found["state"] == "problem"
+    assert "ready-made" in found["message"]
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

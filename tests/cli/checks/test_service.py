@@ -1,5 +1,7 @@
+import httpx
 import pytest
 
+from kimi_core.cli.checks import service
 from kimi_core.cli.checks.check import State
 from kimi_core.cli.checks.service import Word, judge_clock, judge_plan
 from kimi_core.errors import AuthUnavailable, LoginDead, UpstreamError
@@ -114,3 +116,18 @@ def test_why_there_is_no_answer(trouble, state):
 def test_no_time_in_the_answer():
     """An answer without a date says nothing about the clock."""
     assert judge_clock(Word("kimi.com")).state is State.skipped
+
+
+async def test_a_date_that_is_none():
+    """A date that nobody can read says nothing about the clock."""
+    told = service._Told()
+    await told.note(httpx.Response(200, headers={"date": "nonsense"}))
+    assert told.skew(0.0) is None
+
+
+def test_a_service_that_never_answers(user, find, monkeypatch):
+    """The call is bounded as a whole, a renewal of the login included."""
+    monkeypatch.setattr(service, "SECONDS", 0.0)
+    found = find(user, "service.plan")
+    assert found["state"] == "warning"
+    assert "within 0 s" in found["message"]

@@ -168,4 +168,6 @@ def test_a_device_id_that_cannot_be_made(cli, find):
     share = cli.folder / "share"
     share.write_text("")
     cli.environ["KIMI_SHARE_DIR"] = str(share / "below")
-    assert find(cli, "store.device-id")["state"] == "warning"
+    found = find(cli, "store.device-id")
+    assert found["state"] == "warning"
+    assert "cannot be made" in found["message"]

@@ -104,3 +104,21 @@ def test_children_that_are_late(tmp_path):
     slow.chmod(0o755)
     assert run([str(slow)], {"PATH": "/usr/bin:/bin"}, seconds=0.2).error == "it did not end within 0.2 s"
     assert run([str(tmp_path / "gone")], {}).code is None
+
+
+def test_how_node_ends(cli, find, monkeypatch):
+    """Node.js is started where it is there, with the variables of this shell."""
+    environs = []
+
+    def pretend(words, environ):
+        environs.append(environ)
+        return Done(0, "trusted\n")
+
+    monkeypatch.setattr(trust.children, "run", pretend)
+    node = cli.folder / "node"
+    node.touch(mode=0o755)
+    cli.environ |= {"KIMI_CODE_BASE_URL": "https://localhost:9/coding/v1", "PATH": str(cli.folder)}
+    with served({"version": installed_version(), "providers": {}}) as (port, _):
+        found = find(cli, "trust.node", "--client", "node", "--set", f"listen_port={port}")
+    assert found["state"] == "ok"
+    assert environs == [cli.environ]

@@ -197,3 +197,10 @@ def test_a_client_that_trusts_everybody(cli, find):
     """Node.js without verification is a warning."""
     cli.environ["NODE_TLS_REJECT_UNAUTHORIZED"] = "0"
     assert find(cli, "env.certificates")["state"] == "warning"
+
+
+def test_hosts_that_are_not_served_may_be_excluded(cli, find):
+    """With Kiro switched off, NO_PROXY may have its hosts."""
+    cli.environ |= {"HTTPS_PROXY": OURS, "NO_PROXY": "localhost,127.0.0.1,.kiro.dev"}
+    assert find(cli, "env.no-proxy")["state"] == "problem"
+    assert find(cli, "env.no-proxy", "--set", "kiro_enabled=false")["state"] == "ok"
