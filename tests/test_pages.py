@@ -29,7 +29,7 @@ PLACE = Place("http://127.0.0.1:8080", REGIONS["cn"].base, Path("ca.pem"), local
 NAME = re.compile(r"(?:\.venv/bin/)?kimi-mitm (?=[a-z-])")
 IN_CONTAINER = re.compile(r"^docker exec (?:-it )?kimi-mitm ")
 OPTION = re.compile(r"--[a-z][a-z-]+")
-FOREIGN = {"--user", "--listen-host", "--name", "--network", "--stop-timeout", "--now"}  # of other programs
+FOREIGN = {"--user", "--listen-host", "--name", "--network", "--stop-timeout", "--now", "--format"}  # of other programs
 
 
 def text_of(page):

@@ -77,8 +77,7 @@ def _put_json(text: str, block: str) -> str:
 
 def _put_opencode(text: str, block: str) -> str:
     """Merge what is ours; the schema's address and the agent, an example, are only for whoever has none."""
-    root = parse(text.removeprefix(BOM))
-    wanted = json.loads(block)
+    root, wanted = parse(text.removeprefix(BOM)), json.loads(block)
     if root is not None and root.is_object:
         wanted.pop("$schema")
         if AGENT in (root.value.get("agent") or {}):
