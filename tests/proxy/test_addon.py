@@ -5,7 +5,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
-from mitmproxy import connection, exceptions
+from mitmproxy import connection, contentviews, exceptions
 from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.proxy import mode_specs
 from mitmproxy.test import taddons, tflow, tutils
@@ -432,3 +432,100 @@ async def test_a_reply_without_reason_has_no_comment(world):
     flow = _flow()
     addon._answer(flow, Reply(200, Headers(), b""))
     assert flow.comment == ""
+
+
+# --- sent again ----------------------------------------------------------------------------------------------------
+
+
+async def _once(addon, flow, body=b"{}"):
+    """Have *flow* go through once, from its head to its record."""
+    flow.live = True
+    await addon.requestheaders(flow)
+    flow.request.content = body
+    await addon.request(flow)
+    flow.response = tutils.tresp(headers=Headers())
+    flow.response.timestamp_end = None
+    addon.responseheaders(flow)
+    addon.response(flow)
+
+
+def _again(flow):
+    """Make *flow* what mitmproxy's replay makes of it."""
+    flow.is_replay, flow.live = "request", True
+    flow.response = flow.error = None
+
+
+async def test_a_flow_that_is_sent_again_begins_with_its_client(world):
+    """A flow that nobody has changed is rewritten anew from what its client sent."""
+    _, addon = world
+    provider = _provide(addon, FakeExchange())
+    flow = _flow(headers=[("x-session-id", "ses_1")])
+    await _once(addon, flow, b"client's")
+    _again(flow)
+    provider.opened = FakeExchange()
+    await addon.requestheaders(flow)
+    await addon.request(flow)
+    assert provider.opened.bodies == [b"client's"]
+    assert provider.heads[-1].headers.get("x-session-id") == "ses_1"
+
+
+async def test_an_edited_flow_is_sent_as_it_is(world):
+    """A body that was changed is what is rewritten."""
+    _, addon = world
+    provider = _provide(addon, FakeExchange())
+    flow = _flow()
+    await _once(addon, flow, b"client's")
+    _again(flow)
+    flow.request.content = b"edited"
+    provider.opened = FakeExchange()
+    await addon.requestheaders(flow)
+    await addon.request(flow)
+    assert provider.opened.bodies == [b"edited"]
+
+
+async def test_a_flow_that_is_sent_again_is_guarded(world):
+    """Sending again is no way around the guard."""
+    tctx, addon = world
+    _provide(addon, FakeExchange())
+    flow = _flow()
+    await _once(addon, flow)
+    _again(flow)
+    tctx.options.proxy_debug = True
+    await addon.requestheaders(flow)
+    assert _error(flow)["code"] == "wire_logged"
+
+
+async def test_a_label_is_never_sent_as_a_login(world):
+    """A flow with a native client's label, from a file, is refused; in this process its login is remembered."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    flow = _flow("/native", headers=[("Authorization", "Bearer fake-native")])
+    await _once(addon, flow)
+    copy = flow.copy()
+    _again(copy)
+    await addon.requestheaders(copy)
+    assert _error(copy)["code"] == "login_not_kept"
+    assert copy.comment == "refused: login_not_kept"
+    _again(flow)
+    await addon.requestheaders(flow)
+    assert flow.request.headers["authorization"] == "[client's own]"
+    assert replay.control_of(flow).seal(flow.request.copy()).headers["authorization"] == "Bearer fake-native"
+
+
+async def test_a_flow_from_a_file_starts_nothing(world):
+    """A flow that is only loaded is not live, and nothing is opened for it."""
+    _, addon = world
+    provider = _provide(addon, FakeExchange())
+    flow = _flow()
+    flow.live = False
+    await addon.requestheaders(flow)
+    assert provider.heads == []
+    assert addon._open == 0
+
+
+async def test_the_views_come_and_go_with_the_addon(world):
+    """While the addon is loaded its views are there, once each; a reload leaves no second ones."""
+    _, addon = world
+    assert "chat answer" in contentviews.registry
+    addon.done()
+    assert "chat answer" not in contentviews.registry

@@ -1,15 +1,17 @@
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 from mitmproxy import connection
 from mitmproxy.test import taddons, tflow, tutils
 
 from kimi_core.errors import BadRequest
-from kimi_core.exchange import Headers, Limits, Relay, Reply, Retry, reply_for
-from kimi_core.proxy.control import ExchangeControl, RefusedControl
+from kimi_core.exchange import AnswerHead, Headers, Limits, Relay, Reply, RequestHead, Retry, reply_for
+from kimi_core.proxy import sides
+from kimi_core.proxy.control import Client, ExchangeControl, RefusedControl
 from kimi_core.proxy.replay import Attempt
-from tests.proxy.stand_ins import SECRET, FakeExchange, attempt
+from tests.proxy.stand_ins import SECRET, FakeExchange, Line, attempt
 
 
 class Retries:
@@ -293,3 +295,78 @@ async def test_a_refused_request_goes_nowhere():
     failed = Attempt(flow, 1, error="refused")
     await control.judge(failed)
     assert failed.decision == "relay"
+
+
+# --- both sides ----------------------------------------------------------------------------------------------------
+
+CLIENT = Client(RequestHead("POST", "http", "127.0.0.1", 8080, "/kimi/v1/chat/completions", Headers()), "fake", "chat")
+
+
+class Translates(FakeExchange):
+    """An exchange whose client gets another format than the service sends."""
+
+    def converter(self, head):
+        return AnswerHead(200, Headers([("content-type", "text/event-stream")])), Line()
+
+
+def _kept(exchange, limit=100, client=CLIENT):
+    flow = tflow.tflow()
+    control = ExchangeControl(flow, exchange, record_limit=limit, on_retry=Retries(), client=client)
+    return flow, control
+
+
+async def test_what_the_client_sent_is_kept():
+    """The request as it came is kept beside the one that goes out."""
+    flow, control = _kept(FakeExchange())
+    flow.request.content = b"client's"
+    await control.prepare(flow)
+    assert sides.request_of(flow).body == b"client's"
+    assert flow.request.content == b'{"rewritten":true}'
+
+
+async def test_a_body_given_is_used_in_place_of_the_flows():
+    """A flow that is sent again shows what went out; what its client sent is what is rewritten."""
+    flow, control = _kept(FakeExchange(), client=replace(CLIENT, body=b"client's"))
+    flow.request.content = b"went out"
+    await control.prepare(flow)
+    assert control.exchange.bodies == [b"client's"]
+
+
+def test_a_translated_answer_is_kept_as_it_came():
+    """Where the client gets another format both are kept, each up to the limit."""
+    flow, control = _kept(Translates(), limit=6)
+    _answered(flow, headers={"content-type": "application/x-frames"})
+    control.open_stream(flow)
+    for piece in (b"frames", b" more", b""):
+        flow.response.stream(piece)
+    control.keep(flow)
+    assert sides.answer_of(flow) == sides.WireAnswer("application/x-frames", b"frames", 11)
+    assert flow.response.data.content == b"frames"
+    assert sides.full_length(flow) == 16
+    assert control.stream.tape.take() == b""
+
+
+def test_an_answer_in_the_same_format_is_kept_once():
+    """Where the format stays what the client got is all there is to see."""
+    flow, control = _kept(FakeExchange())
+    _answered(flow, headers={"content-type": "text/event-stream"})
+    control.open_stream(flow)
+    flow.response.stream(b"data")
+    control.keep(flow)
+    assert sides.answer_of(flow) is None
+    assert sides.full_length(flow) is None
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(3, b"who"), (0, None)])
+def test_a_collected_answer_is_kept_as_it_came(limit, kept):
+    """The same of an answer that was read whole; with a limit of 0 nothing is kept."""
+    flow, control = _kept(FakeExchange(), limit)
+    control.exchange.whole = True
+    _answered(flow, headers={"content-type": "application/x-frames"})
+    control.open_stream(flow)
+    flow.response.data.content = b"whole"
+    control.collect(flow)
+    control.keep(flow)
+    found = sides.answer_of(flow)
+    assert (found and found.body) == kept
+    assert flow.response.content == b"<whole>"

@@ -2,9 +2,10 @@ import pytest
 from mitmproxy.addons import save, view
 from mitmproxy.io import FlowReader
 from mitmproxy.test import taddons, tflow, tutils
+from mitmproxy.utils import emoji
 
 from kimi_core.exchange import Story
-from kimi_core.proxy import record
+from kimi_core.proxy import record, sides
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,52 @@ def test_a_flow_tells_its_story(story, attempts, comment, marked):
     assert flow.comment == comment
     assert flow.marked == marked
     assert flow.metadata[record.METADATA]["attempts"] == attempts
+
+
+@pytest.mark.parametrize("fact", ["reason", "error"])
+def test_failures_are_marked(fact):
+    """An exchange that ended in an error has a mark of its own, whatever else there is to mark."""
+    flow = tflow.tflow()
+    record.tell(flow, Story("kimi", {fact: "quota"}, {"a": 1}), 2, "4f9a1c")
+    assert flow.marked == record.FAILED
+    assert flow.comment.endswith("2 attempts · repaired: a ×1 · #4f9a1c")
+    assert flow.metadata[record.METADATA]["exchange"] == "4f9a1c"
+    broken = tflow.tflow(err=True)
+    record.tell(broken, Story("kimi"), 1, "4f9a1c")
+    assert broken.marked == record.FAILED
+    assert broken.comment == "kimi"
+
+
+def test_marks_of_the_user_stay():
+    """A mark that the user has set stays where there is nothing to mark; one of ours goes."""
+    flow = tflow.tflow()
+    flow.marked = ":heart:"
+    record.tell(flow, Story("kimi"), 1)
+    assert flow.marked == ":heart:"
+    flow.marked = record.FAILED
+    record.tell(flow, Story("kimi"), 1)
+    assert flow.marked == ""
+    assert all(mark.strip(":") and mark in emoji.emoji for mark in record.MARKS)
+
+
+def test_a_cut_answer_is_told():
+    """The comment says how much of an answer is kept."""
+    flow = tflow.tflow(resp=True)
+    flow.response.data.content = b"x" * 1024
+    sides.keep_cut(flow, 4096)
+    record.tell(flow, Story("kimi"), 1)
+    assert flow.comment == "kimi · 1.0 KiB of 4.0 KiB kept (kimi_record_limit)"
+    record.tell_native(flow)
+    assert flow.comment.startswith("passed as it came, with the client's own login · 1.0 KiB of")
+    flow.response = None
+    assert record.cut_note(flow) == ""
+
+
+def test_ids_are_short_and_differ():
+    """An id can be typed."""
+    ids = {record.new_id() for _ in range(50)}
+    assert len(ids) == 50
+    assert {len(each) for each in ids} == {record.ID_LENGTH}
 
 
 @pytest.mark.parametrize("response", [tutils.tresp(status_code=401), None])

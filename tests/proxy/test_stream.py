@@ -1,3 +1,4 @@
+import gzip
 import logging
 
 import pytest
@@ -109,3 +110,25 @@ def test_tape_keeps_the_beginning(limit, kept):
     for piece in (b"abc", b"", b"def"):
         tape.add(piece)
     assert tape.content() == kept
+
+
+def test_what_the_service_sent_is_kept_beside_what_the_client_got():
+    """A second tape has the decoded bytes before their conversion."""
+    wire = Tape(100)
+    stream = AnswerStream(Upper(), decoder_for("gzip"), Tape(100), wire)
+    packed = gzip.compress(b"hello")
+    for piece in (packed[:9], packed[9:], b""):
+        stream(piece)
+    assert wire.take() == b"hello"
+    assert stream.tape.take().startswith(b"HELLO")
+
+
+def test_a_tape_counts_what_it_does_not_keep():
+    """The length is that of the whole, and what was taken is held no longer."""
+    tape = Tape(3)
+    assert tape.feed(b"ab") == b"ab"
+    assert tape.feed(b"cd") == b"cd"
+    assert tape.length == 4
+    assert tape.take() == b"abc"
+    assert tape.take() == b""
+    assert Tape(0).take() is None
