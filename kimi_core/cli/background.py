@@ -189,8 +189,11 @@ def start(
         return _answering(files, process, begin, _Wait(patience, clock, sleep))
     except BaseException:
         process.terminate()
-        if not _gone(process, _Wait(STOP_PATIENCE, clock, sleep)):
-            process.kill()
+        try:
+            _gone(process, _Wait(STOP_PATIENCE, clock, sleep))
+        finally:  # a second Ctrl-C shortens the wait
+            if process.poll() is None:
+                process.kill()
         raise
 
 
@@ -219,14 +222,15 @@ def stop(
         raise NotStopped(f"The proxy (process {running.pid}) does not end.")
 
 
-def tail(log: Path, lines: int, begin: int = 0) -> list[str]:
-    """Return the last *lines* of *log*, of what stands after offset *begin*; none where there is no file."""
+def tail(log: Path, lines: int, begin: int = 0, end: int | None = None) -> list[str]:
+    """Return the last *lines* of *log*, of what stands between two offsets; none where there is no file."""
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            start = max(begin if begin <= size else 0, size - LOG_TAIL)
+            last = size if end is None else min(end, size)
+            start = max(begin if begin <= last else 0, last - LOG_TAIL)
             file.seek(start)
-            found = file.read(LOG_TAIL).decode(errors="replace").splitlines()
+            found = file.read(last - start).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return []
     return found[-lines:] if lines else []
@@ -296,8 +300,6 @@ def _serves(running: Running) -> bool:
     return not running.port or not is_loopback(running.host) or ask(running.url)[0] == "running"
 
 
-def _gone(process: subprocess.Popen[bytes], wait: _Wait) -> bool:
-    while process.poll() is None:
-        if not wait.on():
-            return False
-    return True
+def _gone(process: subprocess.Popen[bytes], wait: _Wait) -> None:
+    while process.poll() is None and wait.on():
+        pass

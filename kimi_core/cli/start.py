@@ -67,14 +67,15 @@ def logs(app: App, *, follow: bool, lines: int) -> ExitCode:
     With --json: one object, or with --follow one object a line.
     """
     log = newest_log(state_dir(app.world.environ))
-    found = tail(log, lines)
+    end = log.stat().st_size if log.exists() else 0
+    found = tail(log, lines, end=end)
     if app.out.as_json and not follow:
         app.out.emit({"log": str(log), "lines": found})
         return ExitCode.OK
     for line in found:
         _say(app, line)
     if follow:
-        asyncio.run(_follow(app, log))
+        asyncio.run(_follow(app, log, end))
     elif not found:
         app.out.errors.print(f"There is nothing in {log}.", markup=False, soft_wrap=True)
     return ExitCode.OK
@@ -125,40 +126,39 @@ def _say(app: App, line: str) -> None:
         app.out.raw(line)
 
 
-async def _follow(app: App, log: Path) -> None:
-    async for line in new_lines(log, app.world.sleep):
+async def _follow(app: App, log: Path, begin: int) -> None:
+    async for line in new_lines(log, begin, app.world.sleep):
         _say(app, line)
 
 
-async def new_lines(log: Path, sleep: Callable[[float], Awaitable[None]]) -> AsyncIterator[str]:
-    """Yield each line that comes to *log* from now on, without its end; also when the file is turned over."""
-    file, rest = _opened(log, at_end=True), b""
+async def new_lines(log: Path, begin: int, sleep: Callable[[float], Awaitable[None]]) -> AsyncIterator[str]:
+    """Yield each line that comes to *log* after offset *begin*, without its end; also when it is turned over."""
+    file, rest = _opened(log), b""
+    if file is not None:
+        file.seek(begin)
     try:
         while True:
+            turned = file is None or _replaced(file, log)  # before reading: what was written until then is read
             if file is not None:
-                lines = (rest + file.read()).split(b"\n")
-                rest = lines.pop()
+                *lines, rest = (rest + file.read()).split(b"\n")
                 for line in lines:
                     yield line.decode(errors="replace")
-            if file is None or _replaced(file, log):
+            if turned:
                 if file is not None:
-                    rest += file.read()
                     file.close()
-                file = _opened(log, at_end=False)
-            await sleep(PACE)
+                file = _opened(log)
+            if not turned or file is None:
+                await sleep(PACE)
     finally:
         if file is not None:
             file.close()
 
 
-def _opened(log: Path, *, at_end: bool) -> IO[bytes] | None:
+def _opened(log: Path) -> IO[bytes] | None:
     try:
-        file = log.open("rb")
+        return log.open("rb")
     except FileNotFoundError:
         return None
-    if at_end:
-        file.seek(0, os.SEEK_END)
-    return file
 
 
 def _replaced(file: IO[bytes], log: Path) -> bool:
