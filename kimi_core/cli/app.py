@@ -17,9 +17,11 @@ from typing import Any
 
 import click
 
+from kimi_core.blocks.place import Key, Place
 from kimi_core.cli.configuration import Configuration, load
 from kimi_core.cli.output import ExitCode, Output
 from kimi_core.errors import ConfigError, KimiMitmError, StoreError
+from kimi_core.proxy.key import AUTO, key_path
 from kimi_core.settings import Settings, choices
 from kimi_core.store import data_dir
 
@@ -68,6 +70,20 @@ class App:
     def folder(self) -> Path:
         """Where logins are kept."""
         return data_dir(self.world.environ)
+
+    def place(self, provider: str, api_base: str, *, local: bool | None = None) -> Place:
+        """Return where clients find the service *provider*, whose own base URL is *api_base*, by the way *local*."""
+        option = self.configuration.settings.kimi_client_key
+        return Place(
+            proxy_url=self.configuration.proxy_url,
+            api_base=api_base,
+            ca=self.configuration.ca_certificate,
+            key=Key.MADE if option == AUTO else Key.CHOSEN if option else Key.NONE,
+            key_file=key_path(self.folder) if option == AUTO else None,
+            powershell=self.world.platform == "win32",
+            provider=provider,
+            local=local,
+        )
 
 
 class AppCommand(click.Command):

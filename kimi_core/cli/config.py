@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
-from kimi_core.blocks.place import Block, Place, exports
+from kimi_core.blocks.place import Block, Place, exports, key_notes
 from kimi_core.cli.app import App, AppCommand
 from kimi_core.cli.certificates import bundle, cache_dir, mitmproxy_ca
 from kimi_core.cli.clients import CLIENTS, Client
@@ -113,7 +113,8 @@ def config(
 
 def _lines(app: App, client: Client, asked: Sequence[str], *, local: bool, limit: int | None) -> Lines:
     if not client.block:
-        return Lines(_variables(app), (), (ONE_CLIENT,))
+        place = app.place("", "")
+        return Lines(_variables(app, place), (), (ONE_CLIENT, *key_notes(place)))
     services = _services(app, client, asked)
     notes = [(AT_PORT if local else THROUGH_PROXY).format(url=app.configuration.proxy_url)]
     if len(services) > 1 and not client.many:
@@ -154,13 +155,12 @@ def _used(app: App, service: str) -> bool:
     return on and not PROVIDERS[service].status(app).empty
 
 
-def _variables(app: App) -> str:
+def _variables(app: App, place: Place) -> str:
     """Return the variables for any client of the proxy. Raises CaMissing before the proxy's first start."""
     configuration, environ = app.configuration, app.world.environ
     ca = mitmproxy_ca(configuration.confdir.absolute())
     every = bundle(ca, cache_dir(environ), environ)
     child = proxied(configuration.proxy_url, every, ca, environ, served=served(configuration, environ))
-    place = Place(configuration.proxy_url, "", ca, powershell=app.world.platform == "win32")
     return exports(place, *((one.name, child[one.name]) for one in VARIABLES if one.name in child))
 
 

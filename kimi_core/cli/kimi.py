@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kimi_core.blocks.kimi import BLOCK_NAMES, blocks, inputs
-from kimi_core.blocks.place import Block, Key, Place
+from kimi_core.blocks.place import Block
 from kimi_core.cli import formats
 from kimi_core.cli.app import App
 from kimi_core.cli.output import ExitCode, Report
@@ -166,17 +166,7 @@ def _account(app: App) -> Account:
 
 
 def _blocks(app: App, catalog: Catalog, output_limit: int | None, *, local: bool | None = None) -> tuple[Block, ...]:
-    configuration = app.configuration
-    option = configuration.settings.kimi_client_key
-    place = Place(
-        proxy_url=configuration.proxy_url,
-        api_base=_site(app).base,
-        ca=configuration.ca_certificate,
-        key=Key.MADE if option == AUTO else Key.CHOSEN if option else Key.NONE,
-        key_file=key_path(app.folder) if option == AUTO else None,
-        powershell=app.world.platform == "win32",
-        local=local,
-    )
+    place = app.place("kimi", _site(app).base, local=local)
     return blocks(catalog, place, output_limit)
 
 

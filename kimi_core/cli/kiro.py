@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from kimi_core.blocks.kiro import BLOCK_NAMES, blocks
-from kimi_core.blocks.place import Block, Key, Place
+from kimi_core.blocks.place import Block
 from kimi_core.cli.app import App
 from kimi_core.cli.kiro_login import device, social
 from kimi_core.cli.kiro_service import each, learn, pick, remove, service_of, strategy
@@ -32,7 +32,6 @@ from kimi_core.kiro.condition import SERVING, condition, name
 from kimi_core.kiro.constants import DEFAULT_REGION
 from kimi_core.kiro.models import listing
 from kimi_core.kiro.service import Service
-from kimi_core.proxy.key import AUTO, key_path
 
 USAGE_PAUSE = 30.0  # seconds between two questions for the usage of one account (kiro.md §8)
 LOGIN = "kimi-mitm login kiro"  # what to run
@@ -162,16 +161,5 @@ def _put_aside(registry: Registry) -> Path | None:
 def _blocks(
     app: App, service: Service, catalog: Catalog, output_limit: int | None, *, local: bool | None = None
 ) -> tuple[Block, ...]:
-    configuration = app.configuration
-    option = configuration.settings.kimi_client_key
-    place = Place(
-        proxy_url=configuration.proxy_url,
-        api_base=f"{service.endpoints.runtime(DEFAULT_REGION)}{API_PATH}",
-        ca=configuration.ca_certificate,
-        key=Key.MADE if option == AUTO else Key.CHOSEN if option else Key.NONE,
-        key_file=key_path(app.folder) if option == AUTO else None,
-        powershell=app.world.platform == "win32",
-        provider="kiro",
-        local=local,
-    )
+    place = app.place("kiro", f"{service.endpoints.runtime(DEFAULT_REGION)}{API_PATH}", local=local)
     return blocks(catalog, place, output_limit)

@@ -154,6 +154,7 @@ def test_the_environment_of_any_client(cli):
     assert said[0] == "http://127.0.0.1:8080"
     assert Path(said[1]).read_text().startswith("-----BEGIN CERTIFICATE-----")
     assert "127.0.0.1" in said[2]
+    assert "KIMI_MITM_KEY" in cli("config", "env", "--set", "kimi_client_key=auto").stderr
     assert cli("config", "env", "--base-url").exit_code == 2
 
 
