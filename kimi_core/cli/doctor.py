@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +27,7 @@ from kimi_core.cli.probe import ask, is_loopback
 from kimi_core.errors import ConfigError, KimiMitmError
 
 COLOURS = {State.ok: "green", State.warning: "yellow", State.problem: "red", State.skipped: "dim"}
+INDENT = " " * (max(map(len, State)) + 2)  # what to do stands below the id
 WORST_FIRST = (State.problem, State.warning, State.ok)
 
 
@@ -101,7 +102,7 @@ def _report(results: Sequence[Result], *, everything: bool) -> Report:
     data = {"state": str(worst), "checks": [_object(result) for result in results]}
     code = ExitCode.FAILED if worst is State.problem else ExitCode.OK
     shown = [result for result in results if everything or result.finding.state is not State.skipped]
-    return Report(data, Group(_table(shown), Text(), _summary(states)), code)
+    return Report(data, Group(*_told(shown), Text(), _summary(states)), code)
 
 
 def _object(result: Result) -> dict[str, Any]:
@@ -115,18 +116,21 @@ def _object(result: Result) -> dict[str, Any]:
     }
 
 
-def _table(results: Sequence[Result]) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
+def _told(results: Sequence[Result]) -> Iterator[RenderableType]:
+    """Yield what is said of each check; what to do stands on a line that is not broken, so that it can be copied."""
+    widest = max((len(result.check.id) for result in results), default=0)
     for result in results:
         finding = result.finding
-        text = Text(finding.message, style="dim" if finding.state is State.skipped else "")
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(width=max(map(len, State)))
+        grid.add_column(width=widest)
+        grid.add_column(overflow="fold")
+        style = "dim" if finding.state is State.skipped else ""
+        state = Text(finding.state, style=COLOURS[finding.state])
+        grid.add_row(state, Text(result.check.id, style="dim"), Text(finding.message, style=style))
+        yield grid
         if finding.fix:
-            text.append(f"\nTo do: {finding.fix}", style="bold")
-        grid.add_row(Text(str(finding.state), style=COLOURS[finding.state]), Text(result.check.id, style="dim"), text)
-    return grid
+            yield Text(f"{INDENT}To do: {finding.fix}", style="bold", no_wrap=True, overflow="ignore")
 
 
 def _summary(states: Counter[State]) -> Text:

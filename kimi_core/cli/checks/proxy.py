@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,8 +28,7 @@ class Listener:
     """What listens on the proxy's port.
 
     `state` is "running" (ours), "foreign", "none" or "remote" (not on this machine, not asked); `health` is what it
-    tells; `addresses` and `program` are those of the process that listens, as far as the system tells; `seconds` is
-    how long it took to answer.
+    tells; `addresses` and `program` are those of the process that listens, as far as the system tells.
     """
 
     url: str
@@ -38,7 +36,6 @@ class Listener:
     health: dict[str, Any] | None = None
     addresses: tuple[str, ...] = ()
     program: str = ""
-    seconds: float = 0.0
 
 
 def listener(machine: Machine) -> Listener:
@@ -62,9 +59,8 @@ def _look(machine: Machine) -> Listener:
     program = next((name for _, name in holders if name), "")
     if not is_loopback(configuration.host):
         return Listener(url, "remote", None, addresses, program)
-    began = time.monotonic()
     state, health = ask(url)
-    return Listener(url, state, health, addresses, program, time.monotonic() - began)
+    return Listener(url, state, health, addresses, program)
 
 
 def _holders(port: int) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from kimi_core.cli.checks import children
@@ -109,10 +109,8 @@ class Trust:
 
     runtime: Runtime
     shakes: Mapping[Runtime, Shake]
-    ca: str
     told: bool = False
     asked: bool = False
-    others: Sequence[Runtime] = field(default_factory=tuple)
 
 
 def gather(machine: Machine, runtime: Runtime) -> Trust:
@@ -130,7 +128,7 @@ def gather(machine: Machine, runtime: Runtime) -> Trust:
     shakes = machine.once("handshakes", lambda: _shake_all(machine, wanted))
     told = bool(machine.environ.get(VARIABLES[runtime]))
     asked = client is not None and client.runtime is runtime
-    return Trust(runtime, shakes, str(machine.configuration.ca_certificate), told, asked)
+    return Trust(runtime, shakes, told, asked)
 
 
 def _shake_all(machine: Machine, wanted: Sequence[Runtime]) -> Mapping[Runtime, Shake]:
@@ -186,7 +184,7 @@ def judge(facts: Trust) -> Finding:
         return ok(f"{name} started here trust the proxy." if name != "curl" else "curl trusts the proxy.")
     if shake.outcome == BROKEN:
         return warning(f"The handshake was not finished: {shake.why}.", "kimi-mitm logs shows what the proxy says")
-    cure = f"kimi-mitm run -- CLIENT sets what is needed; or export {variable}={facts.ca}"
+    cure = "kimi-mitm run -- CLIENT, or set in this shell what this prints: kimi-mitm config env"
     anybody = any(other.outcome == TRUSTED for other in facts.shakes.values())
     if facts.asked or facts.told or not anybody:
         return problem(f"{name} started here do not trust the proxy ({shake.why}).", cure)

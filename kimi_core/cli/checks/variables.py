@@ -238,7 +238,10 @@ def judge_certificates(facts: Trusted) -> Finding:
     gone = [one for one in facts.named if not one.readable]
     if gone:
         told = "; ".join(f"{one.name} names {one.path}" for one in gone)
-        return problem(f"{told}: there is no such file, or it cannot be read.", f"export {gone[0].name}={facts.ca}")
+        return problem(
+            f"{told}: there is no such file, or it cannot be read.",
+            f"unset {gone[0].name}, or set what this prints: kimi-mitm config env",
+        )
     if facts.careless:
         return warning(
             "NODE_TLS_REJECT_UNAUTHORIZED=0 makes Node.js trust every certificate, of anybody.",
@@ -248,7 +251,7 @@ def judge_certificates(facts: Trusted) -> Finding:
     if narrow:
         return warning(
             f"{' and '.join(narrow)} has mitmproxy's CA alone, which replaces all others: other hosts are refused.",
-            "kimi-mitm run -- CLIENT sets a file that has the others as well",
+            "kimi-mitm run -- CLIENT, or set what this prints: kimi-mitm config env",
         )
     return ok(f"{', '.join(one.name for one in facts.named)}: the files are there.")
 

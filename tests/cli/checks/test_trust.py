@@ -12,7 +12,7 @@ from tests.cli.checks.test_proxy import served
 def facts(mine, others=TRUSTED, **more):
     """Return a handshake of Node.js that ended as *mine*, beside those of the other kinds of clients."""
     shakes = {runtime: Shake(others) for runtime in Runtime} | {Runtime.node: Shake(mine, "FAKE_CODE")}
-    return Trust(Runtime.node, shakes, "/ca.pem", **more)
+    return Trust(Runtime.node, shakes, **more)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_judgements(trust_, state):
     assert found.state is state
     if state is State.problem:
         assert "FAKE_CODE" in found.message
-        assert "NODE_EXTRA_CA_CERTS=/ca.pem" in found.fix
+        assert "kimi-mitm run" in found.fix
 
 
 @pytest.mark.parametrize(
