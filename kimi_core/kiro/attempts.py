@@ -1,7 +1,9 @@
 """Which account is asked next: one request's attempts at Kiro, one after the other until one serves.
 
 There are as many attempts as accounts and one more, and one deadline. An attempt on the same account (after a refresh,
-at its other place, after a pause) is made only where enough are left to ask every other account as well. Each account
+at its other place, after a pause) is made only where enough are left to ask every other account as well. One whose
+token was refused when there was none to spare is renewed beside, and asked after all where the others did not need all
+that was left: no request fails while there is an attempt left and an account that nothing stands against. Each account
 bears what is its own fault and nothing else (`health`).
 """
 
@@ -56,7 +58,8 @@ class Attempts:
         self._sent = 0
         self._tried: set[str] = set()
         self._helped: set[tuple[str, Action]] = set()  # account and what was done for it once
-        self._excused: set[str] = set()  # accounts that could not be helped for want of attempts
+        self._refused: dict[str, str] = {}  # account that could not be helped for want of attempts -> its refused token
+        self._excused: set[str] = set()  # accounts whose fault it is not that they could not be helped
         self._paused: dict[str, int] = {}  # account -> pauses made
         self._served = False
 
@@ -113,19 +116,11 @@ class Attempts:
         """Return an attempt more on the same account where that may help and leaves enough for the others."""
         account = self.account
         assert account is not None
-        spare = limit(self._service) - self._sent > self._untried()
+        spare = self._left() > self._untried()
         action, once = finding.action, (account.id, finding.action)
         if action is Action.refresh and once not in self._helped:
             self._helped.add(once)
-            if not spare:
-                self._excused.add(account.id)
-                self._service.renew_beside(account.id, account.access_token)
-                return None
-            try:
-                return self._attempt(await self._service.tokens.renew(account.id, account.access_token), self._place)
-            except (AuthError, StoreError) as error:
-                logger.info("Kiro: %s", error)
-                return None
+            return await self._refreshed(account, spare=spare)
         if action is Action.heal and once not in self._helped and spare:
             self._helped.add(once)
             return self._attempt(account, profile.other(account, self._place))
@@ -134,6 +129,21 @@ class Attempts:
             await self._service.sleep(pause)
             return self._attempt(account, self._place)
         return None
+
+    async def _refreshed(self, account: Account, *, spare: bool) -> Attempt | None:
+        """Return an attempt with another token than the refused one; without one to *spare* it is made ready beside."""
+        if not spare:
+            self._excused.add(account.id)
+            self._refused[account.id] = account.access_token
+            self._service.renew_beside(account.id, account.access_token)
+            return None
+        try:
+            return self._attempt(await self._service.tokens.renew(account.id, account.access_token), self._place)
+        except (AuthError, StoreError) as error:
+            logger.info("Kiro: %s", error)
+            if isinstance(error, AuthUnavailable):
+                self._excused.add(account.id)
+            return None
 
     def _pause(self, finding: Finding) -> float | None:
         """Return how long to wait before the same account is tried again, None where it is not."""
@@ -145,7 +155,14 @@ class Attempts:
         return finding.pauses[made]
 
     async def _another(self, *, listed_only: bool = False) -> Attempt | None:
-        """Return an attempt on an account that was not tried yet."""
+        """Return an attempt on an account that was not tried yet; failing that, on one that was left unhelped."""
+        attempt = await self._new(listed_only=listed_only)
+        if attempt is None and self._refused and self._left() > 0:
+            self._tried -= self._refused.keys()
+            attempt = await self._new(listed_only=listed_only)
+        return attempt
+
+    async def _new(self, *, listed_only: bool) -> Attempt | None:
         service = self._service
         model = self._translated.model_id
         while not self._late():
@@ -161,15 +178,22 @@ class Attempts:
                 return None
             service.begin(account.id)
             try:
-                ready = await service.ready(account.id)
+                ready = await self._ready(account.id)
             except (KimiMitmError, StoreError) as error:
                 service.release(account.id)
                 self._tried.add(account.id)
                 self._unready(account, error)
                 continue
-            self.account = ready
             return self._attempt(ready, profile.first(ready))
         return None
+
+    async def _ready(self, account_id: str) -> Account:
+        """Return the account with a token to use now, and never again the one that was refused."""
+        refused = self._refused.pop(account_id, None)
+        if refused is None:
+            return await self._service.ready(account_id)
+        self._excused.discard(account_id)
+        return await self._service.tokens.renew(account_id, refused)
 
     def _unready(self, account: Account, error: KimiMitmError) -> None:
         """Note why an account could not even be tried; trouble with the network is no fault of its own."""
@@ -203,6 +227,10 @@ class Attempts:
         )
         self._service.previews.request(attempt.label, attempt.body or b"")
         return attempt
+
+    def _left(self) -> int:
+        """Return how many attempts are left."""
+        return limit(self._service) - self._sent
 
     def _untried(self) -> int:
         """Return how many other accounts could still serve."""

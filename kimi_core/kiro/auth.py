@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -62,17 +62,21 @@ class Tokens:
         self._around = around or Surroundings()
         self._patience = patience
         self._flights: defaultdict[str, SingleFlight[Account]] = defaultdict(SingleFlight)
+        self._refused: Counter[tuple[str, str]] = Counter()  # account and token (its digest) that are being renewed
         self._next_try: dict[str, float] = {}
         self._warned: dict[tuple[str, str], float] = {}
 
     async def fresh(self, account_id: str) -> Account:
         """Return the account with an access token to use now, refreshed ahead of time where it is due.
 
-        Where the refresh fails or is slow and the present token is still good, that is returned. Raises NoAccount,
-        AccountDead, AuthUnavailable, AccountsDamaged, StoreError.
+        Where the refresh fails or is slow and the present token is still good, that is returned; a token that the API
+        has refused and that is being renewed is not handed out. Raises NoAccount, AccountDead, AuthUnavailable,
+        AccountsDamaged, StoreError.
         """
         account = self._stored(account_id)
         now = self._clock()
+        if self._refused[account_id, digest(account.access_token)]:
+            return await self.renew(account_id, account.access_token)
         if not account.due(now):
             return account
         spare = account.remaining(now) > USABLE
@@ -101,6 +105,15 @@ class Tokens:
             return account
         if account.access_token != rejected and account.remaining(self._clock()) > 0:
             return account
+        key = (account_id, digest(rejected))
+        self._refused[key] += 1
+        try:
+            return await self._other_than(rejected, account_id)
+        finally:
+            self._refused[key] -= 1
+            self._refused += Counter()  # drops what is zero
+
+    async def _other_than(self, rejected: str, account_id: str) -> Account:
         for _ in range(ROUNDS):  # the flight that is joined may be one for another token, or by age only
             try:
                 account = await self._renewed(account_id, digest(rejected))

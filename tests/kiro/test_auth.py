@@ -171,6 +171,24 @@ async def test_a_refused_token_is_renewed_once(bench):
     assert [job.rejected for job in bench.jobs] == [digest("fake-access-1")]
 
 
+async def test_a_token_that_is_being_renewed_is_not_handed_out(bench):
+    """Whoever needs an account while its refused token is renewed waits for the next one, and no longer than that."""
+    one = stored(bench.folder, account())
+    bench.hold = asyncio.Event()
+    renewing = asyncio.create_task(bench.tokens.renew(one.id, one.access_token))
+    await asyncio.sleep(0)
+    asking = asyncio.create_task(bench.tokens.fresh(one.id))
+    await asyncio.sleep(0)
+    bench.hold.set()
+    assert (await asking).access_token == (await renewing).access_token != one.access_token
+    assert len(bench.jobs) == 1
+    bench.failure = AuthUnavailable("down")
+    now = (await renewing).access_token
+    with pytest.raises(AuthUnavailable):
+        await bench.tokens.renew(one.id, now)
+    assert (await bench.tokens.fresh(one.id)).access_token == now
+
+
 async def test_renewal_gives_up_on_a_service_that_repeats_itself(bench):
     """The same refused token again and again ends after a few rounds."""
     one = stored(bench.folder, account())

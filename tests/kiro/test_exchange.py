@@ -153,6 +153,31 @@ async def test_no_account_is_asked_twice_where_others_would_be_left_out(tmp_path
     assert final.status in {401, 429}
 
 
+async def test_an_account_left_for_want_of_attempts_is_asked_after_all(tmp_path):
+    """Where the account that an attempt was kept for cannot be asked, the one that was passed over for it is."""
+    world, exchange, _ = await _opened(tmp_path, social("a"), social("b"), social("c"))
+    await exchange.judge(EXPIRED)  # the attempt to spare
+    assert (await exchange.judge(RATE)).attempt.label == "label_b"
+    world.tokens.errors["c"] = AccountDead("Turned down.")
+    again = await exchange.judge(EXPIRED)
+    assert again.attempt.label == "label_b"
+    assert again.attempt.secrets == {"authorization": "Bearer fake-access-b-renewed"}
+    final = Answer(EXPIRED.head, EXPIRED.body, final=True)
+    assert (await exchange.judge(final)).status == 429
+    await world.service.settle()
+    assert world.stored("b").last_error == "auth_failed", "its new token was refused as well"
+    assert world.service.in_flight == {}
+
+
+async def test_an_unreachable_login_service_is_no_fault_of_an_account(tmp_path):
+    """An account whose refused token cannot be renewed now is left, and bears nothing for it."""
+    world, exchange, _ = await _opened(tmp_path, social("a"), social("b"))
+    world.tokens.errors["a"] = AuthUnavailable("Down.")
+    assert (await exchange.judge(EXPIRED)).attempt.label == "label_b"
+    await world.service.settle()
+    assert world.stored("a").is_healthy
+
+
 async def test_profile_and_place_are_healed_once(tmp_path):
     """A refusal that points to the place has the other place tried; the one that serves is remembered."""
     world, exchange, first = await _opened(tmp_path, social("a"))
