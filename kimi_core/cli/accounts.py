@@ -15,7 +15,7 @@ from rich.text import Text
 from kimi_core.cli.app import App, AppCommand
 from kimi_core.cli.kiro_service import around, asker, learn, pick, remove, service_of, strategy
 from kimi_core.cli.kiro_views import account_object, account_view, accounts_object, accounts_view
-from kimi_core.cli.output import ExitCode, Report, error_object
+from kimi_core.cli.output import ASKING, ExitCode, Report, error_object
 from kimi_core.errors import ConfigError, KimiMitmError, LoginDead
 from kimi_core.kiro import sources
 from kimi_core.kiro.accounts import Account, Accounts, Registry, Strategy
@@ -162,7 +162,8 @@ def refresh(app: App, account: str | None, arn: str | None) -> ExitCode:
     if arn is not None:
         _set_profile(registry, account, arn)
     service = service_of(app)
-    problems, found_profiles = asyncio.run(_refresh_all(service, chosen))
+    with app.out.busy(ASKING):
+        problems, found_profiles = asyncio.run(_refresh_all(service, chosen))
     left = registry.load()
     now = app.world.clock()
     data = {
@@ -204,7 +205,8 @@ def sync(app: App, kinds: tuple[str, ...], *, shared: bool, only: tuple[str, ...
     """
     service = service_of(app)
     wanted = [KINDS[kind] for kind in kinds] or list(sources.NAMES)
-    lines = asyncio.run(_sync(app, service, wanted, shared=shared, only=frozenset(only), new=new))
+    with app.out.busy(ASKING):
+        lines = asyncio.run(_sync(app, service, wanted, shared=shared, only=frozenset(only), new=new))
     data = {"lines": [asdict(line) for line in lines]}
     code = ExitCode.OK if any(line.outcome in DONE for line in lines) else ExitCode.FAILED
     return app.out.show(Report(data, _sync_view(lines), code))

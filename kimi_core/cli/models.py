@@ -8,7 +8,7 @@ import click
 
 from kimi_core.cli.app import App, AppCommand
 from kimi_core.cli.login import with_limit
-from kimi_core.cli.output import ExitCode
+from kimi_core.cli.output import ASKING, ExitCode
 from kimi_core.cli.providers import PROVIDERS
 from kimi_core.cli.steps import show_blocks
 from kimi_core.errors import ConfigError
@@ -31,10 +31,13 @@ def models(app: App, provider: str, *, block: str | None, output_limit: int | No
     opencode's configuration.
     """
     if block is None:
-        return app.out.show(asyncio.run(PROVIDERS[provider].models(app)))
+        with app.out.busy(ASKING):
+            found = asyncio.run(PROVIDERS[provider].models(app))
+        return app.out.show(found)
     if block not in (*PROVIDERS[provider].block_names, ALL):
         raise ConfigError(f"There is no block {block} for {provider}.")
-    every = asyncio.run(PROVIDERS[provider].blocks(app, output_limit))
+    with app.out.busy(ASKING):
+        every = asyncio.run(PROVIDERS[provider].blocks(app, output_limit))
     chosen = [item for item in every if block in (item.name, ALL)]
     if app.out.as_json:
         app.out.emit({"blocks": {item.name: item.text for item in chosen}})

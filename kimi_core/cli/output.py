@@ -19,6 +19,7 @@ from rich.text import Text
 
 from kimi_core.errors import ConfigError, KimiMitmError, LoginDead, NotLoggedIn
 
+ASKING = "Asking the service …"  # while a call of ours is on its way
 FILE_WIDTH = 400  # columns where no terminal wraps lines: a path must not be cut in two for grep
 
 

@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from kimi_core.cli.app import App, AppCommand
-from kimi_core.cli.output import ExitCode
+from kimi_core.cli.output import ASKING, ExitCode
 from kimi_core.cli.providers import PROVIDERS
 
 
@@ -15,4 +15,6 @@ from kimi_core.cli.providers import PROVIDERS
 @click.argument("provider", type=click.Choice(list(PROVIDERS)), default=next(iter(PROVIDERS)))
 def usage(app: App, provider: str) -> ExitCode:
     """Show what is left of PROVIDER's plan, and when it comes back."""
-    return app.out.show(asyncio.run(PROVIDERS[provider].usage(app)))
+    with app.out.busy(ASKING):
+        found = asyncio.run(PROVIDERS[provider].usage(app))
+    return app.out.show(found)

@@ -132,3 +132,21 @@ def test_ctrl_c_in_any_command(monkeypatch, as_json, tmp_path):
 def test_thousands(count, text):
     """Numbers of tokens are short where they are round, and exact where they are not."""
     assert formats.thousands(count) == text
+
+
+@pytest.mark.parametrize(
+    ("is_terminal", "as_json", "shown"), [(True, False, True), (False, False, False), (True, True, False)]
+)
+def test_what_takes_its_time_is_shown_to_who_watches(monkeypatch, is_terminal, as_json, shown):
+    """A person at a terminal sees that something is going on, on standard error; nobody else sees anything."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return is_terminal
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", Terminal())
+    out = Output(as_json=as_json, environ={})
+    with out.busy("Starting …"):
+        pass
+    assert ("Starting …" in out.errors.file.getvalue()) is shown
