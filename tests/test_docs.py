@@ -24,6 +24,7 @@ from kimi_core.kiro import identity as kiro_identity
 from kimi_core.kiro.constants import DEFAULT_REGION, Endpoints
 from kimi_core.kiro.constants import LOCAL_PREFIX as KIRO_PREFIX
 from kimi_core.proxy import key
+from kimi_core.proxy.status import PATHS as PAGE_PATHS
 from kimi_core.settings import Settings, choices
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -234,7 +235,7 @@ def test_addresses_are_those_of_the_code(page):
     """Every address on the proxy's own port is one that it serves."""
     local = set(re.findall(r"http://127\.0\.0\.1:8080(/[\w/]*)", page))
     served = {f"{prefix}{rest}" for prefix in (LOCAL_PREFIX, KIRO_PREFIX) for rest in ("v1", "v1/chat/completions")}
-    assert local <= served | {LOCAL_PREFIX.rstrip("/"), f"{KIRO_PREFIX}v1/models", "/health"}
+    assert local <= served | {LOCAL_PREFIX.rstrip("/"), f"{KIRO_PREFIX}v1/models", "/health"} | PAGE_PATHS
 
 
 def test_hosts_are_those_of_the_code():
