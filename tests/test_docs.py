@@ -235,7 +235,7 @@ def test_addresses_are_those_of_the_code(page):
     """Every address on the proxy's own port is one that it serves."""
     local = set(re.findall(r"http://127\.0\.0\.1:8080(/[\w/]*)", page))
     served = {f"{prefix}{rest}" for prefix in (LOCAL_PREFIX, KIRO_PREFIX) for rest in ("v1", "v1/chat/completions")}
-    assert local <= served | {LOCAL_PREFIX.rstrip("/"), f"{KIRO_PREFIX}v1/models", "/health"} | PAGE_PATHS
+    assert local <= served | {LOCAL_PREFIX.rstrip("/"), f"{KIRO_PREFIX}v1/models", "/health", "/"} | PAGE_PATHS
 
 
 def test_hosts_are_those_of_the_code():
