@@ -12,8 +12,9 @@ from kimi_core.wire.eventstream_headers import Headers
 
 FIRST = 1500  # frames shown at the beginning
 LAST = 60  # and at the end: there stand usage, credits and exceptions
-LOOKED_AT = 12_000  # frames checked at the most, within the time that a view may take
+LOOKED_AT = 8_000  # frames checked at the most, within the time that a view may take
 MANY = 12  # kinds of frames that are named where many are left out
+MAX_FAULTS = 1_000  # damaged pieces after which no more is looked at: each costs a search
 MAX_DAMAGED = 200  # damaged pieces shown outside of the beginning and the end
 PAYLOAD_LINE = 160  # characters of a payload that stay on its line
 PAYLOAD_FOLDED = 4_000  # characters of a longer payload shown below it
@@ -38,6 +39,8 @@ class _Looked:
         piece = self.first[-1] if self.first else None
         for piece in islice(pieces, LOOKED_AT - FIRST):
             self._take(piece)
+            if self.faults >= MAX_FAULTS:
+                break
         self.end = piece.offset + piece.length if piece else 0
 
     def _take(self, piece: Found) -> None:
@@ -63,7 +66,7 @@ def render(data: bytes, note: str = "") -> str:
     for piece in looked.last:
         _piece(page, piece)
     if looked.end < len(data):
-        page.add(f"\n… the last {len(data) - looked.end:,} bytes were not looked at: there are too many frames …")
+        page.add(f"\n… the last {len(data) - looked.end:,} bytes were not looked at: there is too much of it …")
     return page.render()
 
 

@@ -31,6 +31,7 @@ _MEMBER = b'":'
 _SURROGATE = re.compile("surrogate|hex escape")  # half of a surrogate pair, which clients do send
 
 _EMPTY_LINE = re.compile(r"^(?=\n)", re.MULTILINE)  # mitmweb gives an empty line no height, and a blank one has some
+_DOTS = {byte: "." for byte in range(256) if not chr(byte).isprintable() or byte > ord("~")}
 FENCE = "```"  # begins and ends code in Markdown, whose lines are left as they are
 
 KIB = 1024
@@ -163,13 +164,8 @@ def hexed(data: bytes, limit: int = HEX_BYTES) -> str:
     piece = data[:limit]
     rows = [piece[at : at + HEX_ROW] for at in range(0, len(piece), HEX_ROW)]
     wide = 3 * HEX_ROW
-    lines = [f"{row.hex(' '):<{wide}} {''.join(map(_printable, row))}" for row in rows]
+    lines = [f"{row.hex(' '):<{wide}} {row.decode('latin-1').translate(_DOTS)}" for row in rows]
     return "\n".join(lines) + (f"\n… {len(data) - limit:,} bytes more" if len(data) > limit else "")
-
-
-def _printable(byte: int) -> str:
-    char = chr(byte)
-    return char if char.isascii() and char.isprintable() else "."
 
 
 class Unreadable(ValueError):

@@ -1,17 +1,20 @@
 import gzip
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
-from mitmproxy import contentviews
+from mitmproxy import contentviews, flowfilter
 from mitmproxy.addons import dumper
 from mitmproxy.contentviews import Metadata
 from mitmproxy.test import taddons, tflow, tutils
 
 from kimi_core.exchange import Headers, RequestHead
-from kimi_core.proxy import sides, views
+from kimi_core.proxy import record, sides, views
 from kimi_core.wire.eventstream import encode
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = {"aws event stream", "chat answer", "chat request", "as the client sent it", "kiro wire"}
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "the question"}]}).encode()
 KIRO = json.dumps({"conversationState": {"currentMessage": {"userInputMessage": {"content": "translated"}}}}).encode()
@@ -168,6 +171,20 @@ def test_views_are_registered_once_and_taken_out():
     views.remove()
     assert NAMES & set(contentviews.registry) == {"kiro wire"}
     del contentviews.registry._by_name["kiro wire"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mitmproxy's way to call pyparsing
+def test_the_page_on_looking_at_traffic_names_views_and_marks():
+    """The documentation has every view, every mark with its meaning, and filters that mitmproxy takes."""
+    page = (ROOT / "docs" / "mitmweb.md").read_text()
+    for view in views.VIEWS:
+        assert f"| {view.name} |" in page
+    for mark, meaning in record.MARKS.items():
+        assert f"`{mark}` | {meaning} |" in page
+    filters = re.findall(r"^\| `(~.*?)` \|", page, re.MULTILINE)
+    assert len(filters) >= 10
+    for each in filters:
+        assert flowfilter.parse(each)
 
 
 def test_what_mitmdump_prints(capsys):
