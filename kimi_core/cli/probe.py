@@ -18,7 +18,7 @@ _SAYS = {
         "{url} is taken by something else: another program, or mitmproxy without the addon",
         "yellow",
     ),
-    "none": ("no proxy is running at {url}; start one with `make run` or `mitmdump -s addons/kimi.py`", "dim"),
+    "none": ("no proxy is running at {url}; start one with `kimi-mitm start` or `make run`", "dim"),
     "remote": ("the proxy listens at {url}, not on a loopback address; it was not asked", "dim"),
 }
 
