@@ -124,6 +124,23 @@ async def test_a_native_client_passes_with_its_own_login_unseen(world):
     addon.response(flow)
     assert flow.response.data.content == b"frame"
     assert flow.comment == "passed as it came, with the client's own login"
+    addon.error(flow)  # the client leaves at the very end
+    assert flow.response.data.content == b"frame"
+
+
+async def test_a_native_answer_that_is_cut_says_so(world):
+    """Of a long answer to a native client as much is kept as the limit allows, and the comment says so."""
+    tctx, addon = world
+    tctx.options.kimi_record_limit = 1
+    _provide(addon, FakeExchange())
+    flow = _flow("/native")
+    await addon.requestheaders(flow)
+    flow.response = tutils.tresp(headers=Headers())
+    addon.responseheaders(flow)
+    flow.response.stream(b"x" * 2048)
+    addon.response(flow)
+    assert len(flow.response.data.content) == 1024
+    assert flow.comment.endswith("1.0 KiB of 2.0 KiB kept (kimi_record_limit)")
 
 
 async def test_a_native_client_without_replay_is_left_alone(world):

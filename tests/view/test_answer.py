@@ -300,3 +300,16 @@ def test_five_megabytes_take_no_time(body):
     render(body)
     is_answer(body)
     assert thread_time() - begin < SECONDS
+
+
+def test_an_index_that_is_none_counts_as_the_first():
+    """A choice without a proper index belongs to the first one."""
+    said = sections(render(sse(chunk({"content": "a"}, index="x"), chunk({"content": "b"}, index=None)) + DONE))
+    assert said["Text"] == "ab"
+
+
+def test_choices_that_are_none_are_passed_over():
+    """A list of choices may hold anything."""
+    body = written({"object": "chat.completion", "choices": [1, {"message": {"content": "good"}}]})
+    assert sections(render(body))["Text"] == "good"
+    assert sections(render(sse({"object": "chat.completion.chunk", "choices": [1]}, OPENAI[3])))["Text"] == "It is "

@@ -207,3 +207,18 @@ def test_five_megabytes_take_no_time(body):
 def test_json_payloads_with_line_breaks_are_one_line():
     """A payload that is short once written anew stays on the line."""
     assert '{"a":1}' in render(encode(FRAME, json.dumps({"a": 1}, indent=4).encode()))
+
+
+def test_a_stream_of_nothing_but_damage_is_looked_at_in_part(monkeypatch):
+    """Where everything is damaged it is enough to show the beginning; the page says that the rest was not looked at."""
+    monkeypatch.setattr(eventstream, "FIRST", 20)
+    monkeypatch.setattr(eventstream, "MAX_FAULTS", 10)
+    page = render(spoiled(GOOD, 100) * 50)
+    assert f"the last {29 * len(GOOD):,} bytes were not looked at" in page
+
+
+def test_a_page_that_is_full_still_shows_the_end():
+    """However long the payloads are, the last frames have room."""
+    page = render(frame({"content": "x" * 3000}) * 200 + frame({"content": "y"}) * 1400 + frame({"last": 1}))
+    assert "had no room here" in page
+    assert '{"last":1}' in page

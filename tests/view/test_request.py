@@ -295,3 +295,15 @@ def test_five_megabytes_take_no_time(body):
     render(data)
     is_request(data)
     assert thread_time() - begin < SECONDS
+
+
+def test_notes_on_a_kiro_request():
+    """What is wrong with a body of Kiro's, or how much of it is kept, stands at its top."""
+    body = written({"conversationState": {"currentMessage": {"userInputMessage": {"content": "a"}}}})
+    assert "a note" in render(body, "a note")
+    assert "no whole JSON" in render(body[:-3])
+
+
+def test_words_of_a_request_within_no_json():
+    """Words alone make no request."""
+    assert not is_request(b'\xff "messages" "model"')

@@ -157,3 +157,8 @@ def test_json_in_a_text():
 def test_amounts(value, shown):
     """Counts get their thousands apart; whatever else stands there is shown as it is."""
     assert text.amount(value).startswith(shown)
+
+
+def test_too_many_members_that_are_no_json():
+    """What only looks like very much JSON is nothing."""
+    assert text.read_most(b"\xff" + b'":' * (text.MAX_MEMBERS + 1))[0] is None
