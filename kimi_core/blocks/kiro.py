@@ -37,7 +37,7 @@ def blocks(catalog: Catalog, place: Place, output_limit: int | None = None) -> t
     models = catalog.models
     other_way = f"With HTTPS_PROXY set as below: put {place.api_base} in place of {place.local_base}."
     notes = (*((other_way,) if place.local is None else ()), *key_notes(place))
-    chosen = client_id(agent_model(models) or catalog.default)
+    chosen = agent_model(models) or catalog.default
     return (
         Block(
             "opencode",
@@ -60,9 +60,9 @@ def blocks(catalog: Catalog, place: Place, output_limit: int | None = None) -> t
 
 
 def client_id(model_id: str) -> str:
-    """Return the name under which clients see a model: Claude's versions with a dash, as its other services have it.
+    """Return the name under which opencode sees a model: Claude's versions with a dash, as its other providers have it.
 
-    The proxy takes either.
+    The proxy takes either; everything else that shows a model shows the service's own name.
     """
     return _DOT.sub("-", model_id) if model_id.startswith("claude-") else model_id
 

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from kimi_core.blocks.kiro import client_id, efforts
+from kimi_core.blocks.kiro import efforts
 from kimi_core.cli import formats
 from kimi_core.kimi.usage import span
 from kimi_core.kiro.accounts import Account, Accounts
@@ -176,7 +176,7 @@ def models_view(catalog: Catalog, names: Iterable[str] = ()) -> RenderableType:
         )
     for model in catalog.models:
         table.add_row(
-            Text(client_id(model.id), style="bold"),
+            Text(model.id, style="bold"),
             model.name or "—",
             formats.thousands(model.max_input),
             formats.thousands(model.max_output),

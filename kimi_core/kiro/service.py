@@ -42,6 +42,7 @@ from kimi_core.settings import Settings
 logger = logging.getLogger(__name__)
 
 USAGE_LIFE = 300.0  # seconds that an account's usage is good for (kiro.md §8)
+USAGE_PAUSE = 30.0  # seconds between two questions for the usage of one account, whoever wants it (kiro.md §8)
 
 
 class Service:
@@ -79,6 +80,7 @@ class Service:
         self._freed = asyncio.Event()
         self._notebook = Notebook(self.registry, linger)
         self._identities: dict[str, KiroIdentity] = {}  # by machine id
+        self._usage_asked: dict[str, float] = {}  # account -> when its usage was asked for last, in vain or not
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     # --- accounts ------------------------------------------------------------------------------------------------
@@ -217,6 +219,7 @@ class Service:
 
     async def fetch_usage(self, account_id: str) -> usage.Usage:
         """Ask for the usage of an account now, and store it, and whose the account is."""
+        self._usage_asked[account_id] = self.clock()
         with self._noting_locks(account_id):
             found = await usage.fetch(self.caller, account_id, int(self.clock() * 1000))
 
@@ -263,10 +266,17 @@ class Service:
             self._beside("import", lambda: importer.run(found))
         return bool(found)
 
+    def usage_due(self, account: Account, *, forced: bool = False) -> bool:
+        """Tell whether it is time to ask for an account's usage; *forced* where the user wants the newest."""
+        now = self.clock()
+        fetched = account.usage.fetched_at / 1000 if account.usage else 0.0
+        asked = max(fetched, self._usage_asked.get(account.id, 0.0))
+        old = not 0 <= now - fetched < USAGE_LIFE
+        return (old or forced) and not 0 <= now - asked < USAGE_PAUSE
+
     def want_usage(self, account: Account) -> None:
         """See to it that an account's usage is no older than it should be, without waiting."""
-        fetched = account.usage.fetched_at / 1000 if account.usage else 0.0
-        if not 0 <= self.clock() - fetched < USAGE_LIFE:
+        if self.usage_due(account):
             self._beside(f"usage {account.id}", lambda: self.fetch_usage(account.id))
 
     def renew_beside(self, account_id: str, rejected: str) -> None:

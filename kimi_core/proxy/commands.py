@@ -101,11 +101,13 @@ class KiroCommands:
         return f"{found[0].label or found[0].id} is the active account."
 
     @command.command("kiro.usage")
-    def usage(self) -> str:
-        """Show what is left of each account's plan; fresh answers follow in the log."""
-        stored = self._kiro().service.accounts().accounts
+    def usage(self, anew: bool = False) -> str:
+        """Show what is left of each account's plan; what is older than 5 minutes (true: any) follows in the log."""
+        service = self._kiro().service
+        stored = service.accounts().accounts
         for account in stored:
-            self._start(self._log_usage(account.id, account.label), "kiro.usage")
+            if service.usage_due(account, forced=anew):
+                self._start(self._log_usage(account.id, account.label), "kiro.usage")
         known = [
             f"{account.label}: {account.usage.limit - account.usage.used:g} of {account.usage.limit:g} credits left"
             for account in stored

@@ -339,7 +339,7 @@ def test_models_for_a_person(kiro):
     rows = [re.split(r"  +", line.strip()) for line in text.splitlines()]
     assert rows[0] == ["id", "name", "context", "output", "inputs", "efforts", "rate"]
     assert ["glm-5", "Glm 5", "200k", "64k", "text", "—", "1"] in rows
-    assert ["claude-opus-4-6", "Claude Opus 4.6", "1M", "64k", "text image", "off low medium high max", "1"] in rows
+    assert ["claude-opus-4.6", "Claude Opus 4.6", "1M", "64k", "text image", "off low medium high max", "1"] in rows
     assert "Of a@b.example." in text
 
 

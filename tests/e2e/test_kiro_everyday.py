@@ -100,7 +100,11 @@ def test_the_users_word_counts_at_once(kiro, run):
 
 
 def test_usage_and_models_are_those_of_the_account(kiro, run):
-    """`usage kiro` shows credits and plan, `models kiro` the list with its sizes."""
+    """`usage kiro` shows credits and plan, `models kiro` the list, under the names that the proxy lists."""
     kiro.add()
     assert "37.6 of 50" in run("usage", "kiro")
-    assert "claude-sonnet-4-5" in run("models", "kiro")
+    shown = run("models", "kiro").split()
+    with kiro.local_client() as client:
+        listed = [model["id"] for model in client.get("models").json()["data"]]
+    assert "claude-sonnet-4.5" in listed
+    assert set(listed) <= set(shown)

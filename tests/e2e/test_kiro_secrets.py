@@ -129,7 +129,6 @@ def log_in_through_the_proxy(web):
 
 def command(web):
     """The commands of mitmproxy's console, and the background calls that they make."""
-    web.accounts(2)
     for name in ("accounts", "usage", "models", "refresh"):
         web.command_result(f"kiro.{name}")
     web.world.kiro.wait_for_request("usage", 2)

@@ -133,19 +133,27 @@ async def test_another_account_can_be_made_the_active_one(kiro):
 
 
 async def test_kiro_usage_follows_in_the_log(kiro, caplog, monkeypatch):
-    """The command kiro.usage shows what is known; fresh answers for each account come into the log."""
-    commands, _, started = kiro
+    """The command kiro.usage shows what is known; newer answers, where it is old, come into the log."""
+    commands, world, started = kiro
 
     async def fetch(_caller, _account_id, now_ms):
         return usage.Usage((usage.Pot("plan", 12, 50),), "PRO", None, now_ms)
 
+    async def told():
+        caplog.clear()
+        while started:
+            await report(started.pop())
+        return len(caplog.messages)
+
     monkeypatch.setattr(usage, "fetch", fetch)
+    caplog.set_level(logging.WARNING)
     assert commands.usage() == "label a: 40 of 50 credits left"
-    assert len(started) == 3
-    with caplog.at_level(logging.WARNING):
-        for work in started:
-            await report(work)
+    assert await told() == 3
     assert "label a: 12 of 50" in caplog.text
+    for seconds, words, count in ((29, [True], 0), (1, [], 0), (0, [True], 3), (299, [], 0), (1, [], 3)):
+        world.now += seconds
+        commands.usage(*words)
+        assert await told() == count, (seconds, words)
 
 
 def test_kiro_models_are_listed(kiro):
