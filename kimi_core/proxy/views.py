@@ -15,7 +15,7 @@ from mitmproxy.contentviews import Contentview, Metadata
 from kimi_core.proxy import record, sides
 from kimi_core.proxy.decoding import decode
 from kimi_core.view import answer, eventstream, request
-from kimi_core.view.text import size
+from kimi_core.view.text import Page, size
 from kimi_core.wire.eventstream import CONTENT_TYPE as EVENT_STREAM
 
 CHOSEN = 2.0  # mitmproxy's own views say 1 at the most
@@ -93,9 +93,13 @@ class ClientView(_View):
         kept = sides.request_of(metadata.flow) if isinstance(metadata.flow, http.HTTPFlow) else None
         if kept is None:
             return "What the client sent is not kept with this flow; it shows what went to the service."
-        head = [f"{kept.method} {kept.url}", *(f"{name}: {value}" for name, value in kept.headers)]
+        page = Page()
+        page.prose(f"{kept.method} {kept.url}")
+        for name, value in kept.headers:
+            page.prose(f"{name}: {value}")
+        page.add("(but for credentials, which are not kept)\n\n")
         note = "" if kept.whole else f"{size(len(kept.body))} of {size(kept.length)} kept (kimi_record_limit)"
-        return "\n".join([*head, "(but for credentials, which are not kept)", "", request.render(kept.body, note)])
+        return page.render() + request.render(kept.body, note)
 
     def render_priority(self, data: bytes, metadata: Metadata) -> float:
         """Wait to be chosen."""
