@@ -12,12 +12,10 @@ from pathlib import Path
 import click
 import pytest
 
-from kimi_core.blocks import kimi as blocks
 from kimi_core.cli.main import main
 from kimi_core.errors import KimiMitmError
 from kimi_core.kimi import body, identity
 from kimi_core.kimi.constants import LOCAL_PREFIX, REGIONS
-from kimi_core.kimi.models import Catalog
 from kimi_core.kimi.verdict import Reason
 from kimi_core.kiro import accounts, fields, models, request, verdict
 from kimi_core.kiro import identity as kiro_identity
@@ -29,14 +27,16 @@ from kimi_core.settings import Settings, choices
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+KIMI = (ROOT / "docs" / "kimi.md").read_text()
 KIRO = (ROOT / "docs" / "kiro.md").read_text()
+OPTIONS = (ROOT / "docs" / "options.md").read_text()
 TROUBLE = (ROOT / "docs" / "troubleshooting.md").read_text()
 AGENTS = (ROOT / "AGENTS.md").read_text()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = sorted((ROOT / "kimi_core").rglob("*.py"))
-PAGES = (README, KIRO)
+PAGES = (README, KIMI, KIRO, OPTIONS)
 KIRO_ALONE = ("kimi_core.kiro.", "kimi_core.wire.eventstream")  # whose errors only Kiro's page has to explain
 VARIABLE = re.compile(r"\b(?:DEBUG_)?(?:KIMI|KIRO|KIROCLI)_[A-Z_]+\b")  # names of our own environment variables
 NO_VARIABLES = {"KIRO_CLI"}  # an origin of requests
@@ -124,16 +124,16 @@ def shown(value):
 
 
 def test_options_table_is_that_of_the_settings():
-    """Every option stands in the README with its default, its choices and its help, in the code's order."""
+    """Every option stands on its page with its default, its choices and its help, in the code's order."""
     expected = []
     for name, field in Settings.model_fields.items():
         values = choices(name)
         text = f"{field.description} ({', '.join(map(shown, values))})" if values else field.description
         expected.append([f"`{name}`", f"`{shown(field.get_default(call_default_factory=True))}`", text])
-    assert table(README, "options") == expected
+    assert table(OPTIONS, "options") == expected
 
 
-@pytest.mark.parametrize(("page", "repairs"), [(README, body.REPAIRS), (KIRO, request.REPAIRS)], ids=["kimi", "kiro"])
+@pytest.mark.parametrize(("page", "repairs"), [(KIMI, body.REPAIRS), (KIRO, request.REPAIRS)], ids=["kimi", "kiro"])
 def test_repairs_table_is_that_of_the_code(page, repairs):
     """Every repair stands in its provider's page under the name that the flow shows, with what it means."""
     assert table(page, "repairs") == [[f"`{name}`", meaning] for name, meaning in repairs.items()]
@@ -170,8 +170,8 @@ def test_every_variable_of_the_environment_is_named():
 
 
 def test_every_file_is_named():
-    """Each file that the program keeps beside the logins stands in the README's table of files."""
-    listed = {name for row in table(README, "files") for name in names_in(row[0])}
+    """Each file that the program keeps beside the logins stands in the table of files."""
+    listed = {name for row in table(OPTIONS, "files") for name in names_in(row[0])}
     assert {accounts.FILE, models.FILE, key.FILE} <= listed
 
 
@@ -212,16 +212,7 @@ def test_commands_are_those_of_the_addon():
     assert declared == set(re.findall(r"`(ki[mr][io]\.[a-z]+)`", README)) - {"kimi.com", "kimi.ai"}
 
 
-def test_opencode_block_is_the_one_that_login_prints():
-    """The README's opencode block is what the program prints without a plan, at the proxy's own address."""
-    place = blocks.Place("http://127.0.0.1:8080", REGIONS["cn"].base, Path("ca.pem"))
-    expected = blocks.opencode(blocks.offered(Catalog()), place)
-    (provider,) = expected["provider"].values()
-    provider["options"]["baseURL"] = place.local_base
-    assert json.loads(fenced("json")[0]) == expected
-
-
-@pytest.mark.parametrize("page", PAGES, ids=["README", "kiro"])
+@pytest.mark.parametrize("page", PAGES, ids=["README", "kimi", "kiro", "options"])
 def test_examples_are_code(page):
     """Each Python example compiles, each JSON example parses."""
     for code in fenced("python", page):
@@ -230,7 +221,7 @@ def test_examples_are_code(page):
         json.loads(text)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=["README", "kiro"])
+@pytest.mark.parametrize("page", PAGES, ids=["README", "kimi", "kiro", "options"])
 def test_addresses_are_those_of_the_code(page):
     """Every address on the proxy's own port is one that it serves."""
     local = set(re.findall(r"http://127\.0\.0\.1:8080(/[\w/]*)", page))
@@ -241,8 +232,8 @@ def test_addresses_are_those_of_the_code(page):
 def test_hosts_are_those_of_the_code():
     """The services' own addresses are the ones in use."""
     assert REGIONS["cn"].base in README
-    assert all(f"`{site.host}`" in README for site in REGIONS.values())
-    for page in PAGES:
+    assert all(f"`{site.host}`" in KIMI for site in REGIONS.values())
+    for page in (README, KIRO):
         assert f"{Endpoints().runtime(DEFAULT_REGION)}/v1" in page
 
 
@@ -302,7 +293,7 @@ def _text_of(path):
     return path.read_text() if path.exists() else ""
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/kiro.md", "docs/troubleshooting.md", "AGENTS.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["AGENTS.md", "CHANGELOG.md"])
 def test_links_to_files_lead_somewhere(name):
     """Every relative link leads to a file of the repository, and to a heading that is there."""
     page = ROOT / name

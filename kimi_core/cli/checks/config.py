@@ -111,7 +111,7 @@ def judge_variables(problems: Sequence[str]) -> Finding:
     if problems:
         return problem(
             " ".join(problems),
-            "Unset the variable that holds it; README and docs/kiro.md list them (KIMI_CODE_BASE_URL …).",
+            "Unset the variable that holds it; docs/options.md and docs/kiro.md list them (KIMI_CODE_BASE_URL …).",
         )
     return ok("No variable names an address that cannot be used.")
 

@@ -258,7 +258,7 @@ def judge_models(found: Facts) -> Finding:
     if without:
         return warning(
             f"opencode sends no images to {', '.join(without)}: attachment and modalities are not both set.",
-            f"{WRITE}, or set both as README's block does",
+            f"{WRITE}, or set both as the block in docs/opencode.md does",
         )
     snake = [model.id for model in every if model.snake]
     if snake:
