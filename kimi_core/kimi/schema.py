@@ -15,10 +15,10 @@ Three repairs, each leaving alone what needs none, so that a schema in order is 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import unquote
+
+from kimi_core.wire.pointer import resolve
 
 type Schema = dict[str, Any]
 
@@ -135,20 +135,6 @@ def _references(value: Any) -> Iterator[str]:
                 stack.extend(nodes)
 
 
-def _resolve(root: Schema, reference: str) -> Any:
-    """Return what the JSON pointer of *reference* (RFC 6901) stands for, None where it leads nowhere."""
-    value: Any = root
-    for token in unquote(reference[1:]).split("/")[1:]:
-        name = token.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, dict):
-            value = value.get(name)
-        elif isinstance(value, list) and re.fullmatch(r"[0-9]{1,6}", name) and int(name) < len(value):
-            value = value[int(name)]
-        else:
-            return None
-    return value
-
-
 class _Inliner:
     """Puts the targets of references in their places."""
 
@@ -173,7 +159,7 @@ class _Inliner:
         """Return the schema to put in place of *reference*, None where it has to stay."""
         if reference != "#" and not reference.startswith("#/"):
             return None  # an anchor, or another document
-        target = _resolve(self._root, reference)
+        target = resolve(self._root, reference)
         if target is True:
             return {}  # says nothing, so its place takes what stands beside the reference
         return target if isinstance(target, dict) and not self._leads_back(reference) else None
@@ -183,7 +169,7 @@ class _Inliner:
             seen: set[str] = set()
             open_ = [reference]
             while open_:
-                found = set(_references(_resolve(self._root, open_.pop()))) - seen
+                found = set(_references(resolve(self._root, open_.pop()))) - seen
                 seen |= found
                 open_.extend(found)
             self._endless[reference] = reference in seen

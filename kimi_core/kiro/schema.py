@@ -11,12 +11,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import unquote
 
 from kimi_core.errors import BadRequest
+from kimi_core.wire.pointer import resolve
 
 type Schema = dict[str, Any]
 
@@ -96,7 +95,7 @@ class Cleaner:
         reference = schema.get("$ref")
         if not isinstance(reference, str):
             return None
-        found = _resolve(self._root, reference) if reference == "#" or reference.startswith("#/") else None
+        found = resolve(self._root, reference) if reference == "#" or reference.startswith("#/") else None
         if not isinstance(found, dict):
             self.dropped += 1  # an anchor, another document, or nothing
             return None
@@ -199,17 +198,3 @@ def _union(maps: Iterable[Mapping[str, Schema]], combinator: str) -> dict[str, S
 def _short(schema: Schema) -> Schema:
     short = {key: schema[key] for key in _SHORT if schema.get(key) is not None}
     return {"type": "object", **short} if isinstance(schema.get("properties"), dict) else short
-
-
-def _resolve(root: Schema, reference: str) -> Any:
-    """Return what the JSON pointer of *reference* (RFC 6901) stands for, None where it leads nowhere."""
-    value: Any = root
-    for token in unquote(reference[1:]).split("/")[1:]:
-        name = token.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, dict):
-            value = value.get(name)
-        elif isinstance(value, list) and re.fullmatch(r"[0-9]{1,6}", name) and int(name) < len(value):
-            value = value[int(name)]
-        else:
-            return None
-    return value

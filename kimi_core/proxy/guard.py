@@ -131,19 +131,19 @@ def check_page(head: RequestHead, key: str) -> None:
     """Refuse the status page to what is not for its reader: other sites' scripts and frames, other machines.
 
     To follow a link to it from anywhere is harmless: what is opened in a window of its own is read by its user alone
-    (Fetch Metadata, W3C). Another machine has to show the client key *key*, also as the password of a browser's own
-    dialog (RFC 7617). Raises PageFromElsewhere, KeyMissing.
+    (Fetch Metadata, W3C). Where there is a client key it has to be shown, also as the password of a browser's own
+    dialog (RFC 7617): others may have accounts on this machine. Raises PageFromElsewhere, KeyMissing.
     """
     headers = head.headers
     opened = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
     at_home = (headers.get("sec-fetch-site") or "none") in {"none", "same-origin"}
     if "origin" in headers or not (at_home or opened):
         raise PageFromElsewhere("Another site asked for the status page.")
-    if is_loopback(head.peer):
+    if is_loopback(head.peer) and not key:
         return
     given = [*_given_keys(headers), *_passwords(headers)]
     if not key or not any(hmac.compare_digest(each.encode(), key.encode()) for each in given):
-        raise KeyMissing("The status page is for this machine; others have to show the client key.")
+        raise KeyMissing("The status page asks for the client key; in a browser's dialog it is the password.")
 
 
 def _passwords(headers: Headers) -> list[str]:

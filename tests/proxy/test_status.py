@@ -65,6 +65,11 @@ class Stage:
         return json.loads(self.get("/status.json").body)
 
 
+def basic(text):
+    """Return the field in which a browser sends what its user has typed."""
+    return ("authorization", f"Basic {base64.b64encode(text.encode()).decode()}")
+
+
 @pytest.fixture
 def stage(tmp_path):
     """Return a page with one login at Kimi and one account at Kiro."""
@@ -127,7 +132,9 @@ def test_no_secret_is_on_the_page(tmp_path):
     rich = social("a", client_secret="fake-client-secret-1", user_id="fake-user", last_error="rate_limited")
     stage = Stage(tmp_path, rich, key="fake-key", kimi_client_key="fake-key")
     stage.recorder.answered(Arrival(NOW, "x", "kimi", "chat"), End(200))
-    shown = b"".join(stage.get(path).body for path in ("/", "/status.html", "/status.json"))
+    shown = b"".join(
+        stage.get(path, headers=[basic(":fake-key")]).body for path in ("/", "/status.html", "/status.json")
+    )
     for secret in (
         TOKEN.access_token,
         TOKEN.refresh_token,
@@ -144,7 +151,7 @@ def test_no_secret_is_on_the_page(tmp_path):
 def test_the_key_that_the_proxy_made_is_named_by_its_file(tmp_path):
     """The lines for clients say where the key is, not what it is."""
     stage = Stage(tmp_path, key="km-fake", kimi_client_key="auto")
-    assert "client-key.json" in stage.get().body.decode()
+    assert "client-key.json" in stage.get(headers=[basic(":km-fake")]).body.decode()
 
 
 def test_without_kiro(tmp_path):
@@ -264,11 +271,6 @@ def test_other_sites_are_refused(stage, path, headers):
     assert json.loads(reply.body)["error"]["code"] == "from_browser"
 
 
-def basic(text):
-    """Return the field in which a browser sends what its user has typed."""
-    return ("authorization", f"Basic {base64.b64encode(text.encode()).decode()}")
-
-
 @pytest.mark.parametrize(
     ("key", "headers", "expected"),
     [
@@ -284,13 +286,14 @@ def basic(text):
         ("fake-key", [basic("anybody:fake-key")], 200),
     ],
 )
-def test_other_machines_need_the_client_key(tmp_path, key, headers, expected):
-    """The page is for this machine; where others may use the proxy they show the key, in a browser as a password."""
-    reply = Stage(tmp_path, key=key).get(peer="10.0.0.9", headers=headers)
+@pytest.mark.parametrize("peer", ["10.0.0.9", "127.0.0.1"])
+def test_where_there_is_a_client_key_it_is_asked_for(tmp_path, peer, key, headers, expected):
+    """The page is for this machine; where there is a key, for whoever shows it, in a browser as a password."""
+    reply = Stage(tmp_path, key=key).get(peer=peer, headers=headers)
+    expected = expected if key or peer == "10.0.0.9" else 200
     assert reply.status == expected
     asks = reply.headers.get("www-authenticate")
     assert (asks == 'Basic realm="kimi-mitm"') == (expected == 401)
-    assert Stage(tmp_path, key=key).get().status == 200
 
 
 def test_the_paths_are_no_providers(stage):
