@@ -17,8 +17,17 @@ from tests.servers.kiro import FakeKiro, Login
 from tests.servers.serve import ALPN, Background, Service
 
 RUNTIME = "runtime.us-east-1.kiro.dev"
-API_HOSTS = (RUNTIME, "management.us-east-1.kiro.dev", "q.us-east-1.amazonaws.com")
-LOGIN_HOSTS = ("oidc.us-east-1.amazonaws.com", "prod.us-east-1.auth.desktop.kiro.dev", "app.kiro.dev")
+API_HOSTS = tuple(
+    f"{name}.{region}.{site}"
+    for region in ("us-east-1", "eu-central-1")
+    for name, site in (("runtime", "kiro.dev"), ("management", "kiro.dev"), ("q", "amazonaws.com"))
+)
+LOGIN_HOSTS = (
+    "oidc.us-east-1.amazonaws.com",
+    "oidc.eu-west-1.amazonaws.com",
+    "prod.us-east-1.auth.desktop.kiro.dev",
+    "app.kiro.dev",
+)
 SERVICES = {"desktop": "desktop", "builder": "oidc", "idc": "oidc"}  # how one logs in -> who renews it
 KINDS = {"desktop": "social", "builder": "builder", "idc": "idc"}
 PNG = (  # one transparent pixel

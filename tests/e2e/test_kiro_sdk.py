@@ -1,59 +1,25 @@
 """The OpenAI Python SDK with Kiro: through the proxy under the real host name, and by the plain base URL."""
 
 import json
-import time
 
-import httpx2
 import openai
 import pytest
 
 from tests.e2e.harness import CLIENT_SECONDS, wait_until
 from tests.e2e.kiro_harness import PNG
+from tests.e2e.kiro_sdk import ADD, KEY, MODEL, called, make, say, told
 from tests.kiro.kiro_frames import INITIAL, METERING, PERCENT, call, text, thought
 from tests.servers.kiro import user_of
-from tests.servers.kiro_answers import END_TURN, NASTY, flood, in_one, paced, stream
-from tests.servers.script import Break, Gate
+from tests.servers.kiro_answers import flood, in_one, paced, stream
+from tests.servers.script import Gate
 
-MODEL = "claude-sonnet-4.5"
 THINKER = "claude-sonnet-4.6"  # its efforts are in the catalog
-KEY = "client-key"
-QUESTION = [{"role": "user", "content": "a question"}]
-ADD = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "adds",
-        "parameters": {
-            "type": "object",
-            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
-            "required": ["a"],
-            "additionalProperties": False,
-        },
-    },
-}
-
-
-def make(proxy, way):
-    """Return an SDK client that reaches *proxy* over HTTP/1.1, HTTP/2, or as its plain base URL."""
-    if way == "local":
-        http = openai.DefaultHttpxClient(trust_env=False)
-        return openai.OpenAI(base_url=proxy.local, api_key=KEY, http_client=http, max_retries=0, timeout=CLIENT_SECONDS)
-    trust = proxy.trust([{"h1": "http/1.1", "h2": "h2"}[way]])
-    http = openai.DefaultHttpxClient(proxy=proxy.url, verify=trust, http2=way == "h2", trust_env=False)
-    return openai.OpenAI(base_url=proxy.base, api_key=KEY, http_client=http, max_retries=0, timeout=CLIENT_SECONDS)
 
 
 @pytest.fixture(params=["h2", "local"])
 def client(request, kiro):
-    """Return an SDK client on its way: HTTP/2 through the proxy, HTTP/1.1 to the base URL (and see `client_h1`)."""
+    """Return an SDK client on its way: HTTP/2 through the proxy, HTTP/1.1 to the base URL."""
     with make(kiro, request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def client_h1(kiro):
-    """Return an SDK client over HTTP/1.1 through the proxy, where the way makes no difference."""
-    with make(kiro, "h1") as made:
         yield made
 
 
@@ -68,27 +34,6 @@ def plain(kiro):
 def _healthy(kiro):
     """Give the proxy one account that nothing has happened to yet."""
     kiro.accounts(1)
-
-
-def say(content, **more):
-    """Return the arguments of a call that says *content*."""
-    return {"model": MODEL, "messages": [{"role": "user", "content": content}]} | more
-
-
-def told(parts):
-    """Return text and finish reason of a stream."""
-    choices = [part.choices[0] for part in parts if part.choices]
-    return "".join(choice.delta.content or "" for choice in choices), choices[-1].finish_reason
-
-
-def called(parts):
-    """Return name and arguments of the calls of a stream, as its client puts them together."""
-    calls = {}
-    for part in parts:
-        for piece in (part.choices[0].delta.tool_calls or ()) if part.choices else ():
-            name, arguments = calls.get(piece.index, ("", ""))
-            calls[piece.index] = (name + (piece.function.name or ""), arguments + (piece.function.arguments or ""))
-    return [(name, json.loads(arguments)) for name, arguments in calls.values()]
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -349,173 +294,3 @@ def test_without_an_account_the_error_names_the_command(kiro_world, start_kiro):
     with make(start_kiro(), "local") as client, pytest.raises(openai.AuthenticationError, match="kimi-mitm login kiro"):
         client.chat.completions.create(**say("x"))
     assert not kiro_world.kiro.requests
-
-
-# --- answers that are not what they should be ------------------------------------------------------------------------
-
-STREAMED = pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
-
-
-def ask(client, name, streamed):
-    """Return text, calls and finish reason of a nasty answer."""
-    arguments = say(f"[[nasty {name}]]", tools=[ADD])
-    if streamed:
-        parts = list(client.chat.completions.create(**arguments, stream=True))
-        return *told(parts), called(parts)
-    (choice,) = client.chat.completions.create(**arguments).choices
-    calls = [(c.function.name, json.loads(c.function.arguments)) for c in choice.message.tool_calls or ()]
-    return choice.message.content or "", choice.finish_reason, calls
-
-
-@STREAMED
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("bytes", "one byte"),
-        ("one-chunk", "many frames"),
-        ("odd-chunks", "odd chunks"),
-        ("twins", "hahaha"),
-        ("surrogates", "\N{GRINNING FACE}"),
-        ("unknown-event", "known"),
-        ("followup", "answer"),
-        ("reasoning", "thus"),
-        ("empty", ""),
-    ],
-)
-def test_text_arrives_however_it_is_sent(client_h1, name, content, streamed):
-    """Chunks, frames and characters may be cut anywhere, and strangers among the events are passed over."""
-    assert ask(client_h1, name, streamed) == (content, "stop", [])
-
-
-@STREAMED
-@pytest.mark.parametrize(
-    ("name", "calls"),
-    [
-        ("object-input", [{"path": "."}]),
-        ("object-pieces", [{"path": ".", "all": True}]),
-        ("two-calls", [{"path": 1}, {"path": 2}]),
-        ("replayed-call", [{"path": 1}]),
-        ("missing-stop", [{"path": 1}]),
-    ],
-)
-def test_tool_calls_are_whole_however_they_are_sent(client_h1, name, calls, streamed):
-    """Objects for strings, pieces, repeats, no stop: the client gets each call once, as JSON."""
-    assert ask(client_h1, name, streamed) == ("", "tool_calls", [("ls", arguments) for arguments in calls])
-
-
-BROKEN = ["cut-call", "no-completion", "cut-in-frame", "crc", "prelude-crc", "length", "exception-middle"]
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_a_stream_that_breaks_does_not_look_finished(kiro_world, client_h1, name):
-    """After what was good comes an error that the SDK raises, never a finish reason, and nothing is sent again."""
-    parts = []
-    answer = client_h1.chat.completions.create(**say(f"[[nasty {name}]]", tools=[ADD], stream=True))
-    with pytest.raises((openai.APIError, httpx2.TransportError)):
-        parts.extend(answer)
-    assert not [part for part in parts if part.choices and part.choices[0].finish_reason]
-    assert len(kiro_world.kiro.of("generate")) == 1
-
-
-def test_a_lost_connection_does_not_look_finished(kiro_world, client):
-    """What had come is there, then comes an error, and nothing is sent again."""
-    gate = Gate()
-    kiro_world.kiro.queue(stream(INITIAL, text("half"), gate, Break.RESET))
-    answer = client.chat.completions.create(**say("x", stream=True))
-    parts = [next(answer), next(answer)]
-    gate.open()  # not before: a reset overtakes what is still on its way
-    with pytest.raises((openai.APIError, httpx2.TransportError)):
-        parts.extend(answer)
-    assert told(parts) == ("half", None)
-    assert len(kiro_world.kiro.of("generate")) == 1
-
-
-@pytest.mark.parametrize("name", ["cut-call", "no-completion", "crc", "exception-middle"])
-def test_a_whole_answer_that_breaks_is_an_error(plain, name):
-    """``stream: false`` gets an error status where no try is left, never half of an answer."""
-    with pytest.raises(openai.APIStatusError) as caught:
-        plain.chat.completions.create(**say(f"[[nasty {name}]]", tools=[ADD]))
-    assert caught.value.status_code >= 500
-
-
-@pytest.mark.parametrize("name", ["no-completion", "crc", "reset"])
-def test_a_whole_answer_that_breaks_is_asked_for_again(kiro_world, plain, name):
-    """Of ``stream: false`` the client has seen nothing yet, so that there is another attempt."""
-    kiro_world.kiro.queue(NASTY[name])
-    answer = plain.chat.completions.create(**say("[[say served]]"))
-    assert answer.choices[0].message.content == "served"
-    assert len(kiro_world.kiro.of("generate")) == 2
-
-
-@STREAMED
-def test_an_answer_that_fills_the_window_ends_for_its_length(client_h1, streamed):
-    """Too much context in mid-answer is the dialect's finish reason for that."""
-    assert ask(client_h1, "too-long-middle", streamed) == ("half", "length", [])
-
-
-@pytest.mark.parametrize(
-    ("name", "tries", "streamed"),
-    [
-        ("exception-first", 1, True),
-        ("exception-first", 1, False),
-        ("exception-second", 1, True),
-        ("exception-second", 1, False),
-        ("json-200", 1, True),
-        ("json-200", 1, False),
-        ("error-frame", 2, True),
-        ("html", 2, False),
-        ("nothing", 2, True),
-        ("nothing", 2, False),
-    ],
-)
-def test_an_answer_that_never_begins_is_a_failed_attempt(kiro_world, kiro, plain, name, tries, streamed):
-    """An exception before the first word is no answer: another account is asked, and the client sees that one only."""
-    kiro.accounts(2)
-    kiro_world.kiro.queue(*[NASTY[name]] * tries)
-    got = plain.chat.completions.with_raw_response.create(**say("[[say served]]", stream=streamed))
-    parsed = got.parse()
-    assert (told(parsed)[0] if streamed else parsed.choices[0].message.content) == "served"
-    askers = [kiro.who(seen) for seen in kiro_world.kiro.of("generate")]
-    assert len(askers) == tries + 1
-    assert len(set(askers)) == 2
-
-
-@pytest.fixture(scope="module")
-def impatient(start_kiro):
-    """Return a proxy that waits a second for the first byte, and as long within an answer."""
-    made = start_kiro(options=["kiro_first_byte_timeout=1", "kiro_idle_timeout=1"])
-    made.add()
-    return made
-
-
-@pytest.mark.parametrize("way", ["h1", "local"])
-def test_silence_within_an_answer_is_ended_with_an_error(kiro_world, impatient, way):
-    """After the idle limit the client gets an error after what had come, and Kiro is left."""
-    kiro_world.kiro.queue(stream(INITIAL, text("half"), Gate()))
-    parts = []
-    with make(impatient, way) as client:
-        answer = client.chat.completions.create(**say("x", stream=True))
-        with pytest.raises(openai.APIError):
-            parts.extend(answer)
-    assert told(parts) == ("half", None)
-    kiro_world.kiro.wait_for_disconnect(kiro_world.kiro.of("generate")[0])
-
-
-@pytest.mark.parametrize("way", ["h1", "local"])
-def test_silence_before_an_answer_is_a_failed_attempt(kiro_world, impatient, way):
-    """A service that takes a request and says nothing is left, and another account is asked."""
-    impatient.accounts(2)
-    kiro_world.kiro.queue(*[stream(INITIAL, Gate())] * 2)
-    begun = time.monotonic()
-    with make(impatient, way) as client:
-        answer = client.chat.completions.create(**say("[[say served]]"))
-    assert answer.choices[0].message.content == "served"
-    assert time.monotonic() - begun < 8
-
-
-def test_five_hundred_frames_arrive_in_order(kiro_world, client):
-    """A long answer is whole, streamed with the end of turn told."""
-    kiro_world.kiro.queue(stream(*flood(500)[:-2], END_TURN, PERCENT, METERING))
-    got, end = told(client.chat.completions.create(**say("count", stream=True)))
-    assert got == "".join(f"{number} " for number in range(500))
-    assert end == "stop"

@@ -8,7 +8,7 @@ from typing import Any
 
 from kimi_core.wire.eventstream import encode
 from tests.kiro.kiro_frames import INITIAL, METERING, PERCENT, call, event, exception, text, thought, tool
-from tests.servers.script import Break, Gate, Script
+from tests.servers.script import Break, Gate, Pace, Script
 
 EVENT_STREAM = "application/vnd.amazon.eventstream"
 AWS_JSON = "application/x-amz-json-1.0"
@@ -110,7 +110,7 @@ def whole(data: Any, status: int = 200, headers: Sequence[tuple[str, str]] = ())
     return Script([body], status, [("content-type", AWS_JSON), length, REQUEST_ID, *headers])
 
 
-def stream(*steps: bytes | Gate | Break, **fields: Any) -> Script:
+def stream(*steps: bytes | Gate | Pace | Break, **fields: Any) -> Script:
     """Return an event stream; each step of bytes is one chunk on the wire."""
     return Script(steps, headers=[("content-type", EVENT_STREAM), REQUEST_ID], **fields)
 

@@ -59,6 +59,21 @@ class Gate:
         await asyncio.shield(asyncio.wrap_future(future))  # a client that leaves must not cancel the step itself
 
 
+class Pace:
+    """Beats of a clock, *seconds* apart: a script that is late sends what it owes at once, so that the rate holds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._due: float | None = None
+
+    async def step(self) -> None:
+        """Wait for the next beat."""
+        now = asyncio.get_running_loop().time()
+        self._due = now if self._due is None else self._due + self._seconds
+        if self._due > now:
+            await asyncio.sleep(self._due - now)
+
+
 class Break(StrEnum):
     """How a script ends a connection, below TLS."""
 
@@ -68,21 +83,21 @@ class Break(StrEnum):
 
 @dataclass(slots=True)
 class Script:
-    """One answer: `before` is done before the head goes out, then `steps`: bytes are sent, a gate is waited at.
+    """One answer: `before` is done before the head goes out, then `steps`: bytes are sent, gates and paces waited for.
 
     A `Break` ends the connection there and then. `stale` lets the connection die when it is used the next time.
     """
 
-    steps: Sequence[bytes | Gate | Break] = ()
+    steps: Sequence[bytes | Gate | Pace | Break] = ()
     status: int = 200
     headers: Sequence[tuple[str, str]] = (("content-type", SSE),)
     before: Sequence[Gate | Break] = ()
     stale: bool = False
 
 
-async def perform(step: Gate | Break, connection: Connection | None) -> bool:
-    """Wait at a gate, or break the connection; tell whether the script goes on."""
-    if isinstance(step, Gate):
+async def perform(step: Gate | Pace | Break, connection: Connection | None) -> bool:
+    """Wait at a gate or for a beat, or break the connection; tell whether the script goes on."""
+    if isinstance(step, Gate | Pace):
         await step.step()
         return True
     assert connection is not None, "a connection can be broken only behind a relay"
