@@ -137,6 +137,8 @@ class KimiExchange(Exchange):
         if self._route.operation not in {"chat", "messages"}:
             return None
         streamed = (head.headers.get("content-type") or "").startswith("text/event-stream")
+        if streamed and "content-length" in head.headers:  # events are changed and added: it holds no more
+            head = replace(head, headers=head.headers.without("content-length"))
         if self._route.operation == "messages":
             return head, MessagesStream(self.story) if streamed else JsonAnswer(self.story, dialect="anthropic")
         return head, ChatStream(self.story, self._memory) if streamed else JsonAnswer(self.story, self._memory)

@@ -125,6 +125,7 @@ INTERNALS: tuple[Internal, ...] = (
     Internal("mitmproxy.hooks", "all_hooks"),
     Internal("mitmproxy.utils.human", "parse_size", "takes", ("s",)),
     Internal("mitmproxy.net.http.http1", "expected_http_body_size", "takes", ("request", "response")),
+    Internal("mitmproxy.net.http.validate", "validate_headers", "takes", ("message",)),
     Internal("mitmproxy.proxy.events", "Wakeup", "has", ("command",)),
     Internal("mitmproxy.proxy.context", "Context", "has", ("client", "server", "options", "layers")),
     Internal(

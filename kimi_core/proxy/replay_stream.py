@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mitmproxy import connection, hooks, http
 from mitmproxy.net.http.http1 import expected_http_body_size
+from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import commands, context, events
 from mitmproxy.proxy.layers import http as layers
 from mitmproxy.proxy.layers.http import (
@@ -61,6 +62,8 @@ HELD_BYTES = 256 * 1024  # a held answer is an error message: what is longer is 
 HELD_SECONDS = 3.0  # and one that does not end is not waited for longer than a person would
 LONGEST_WAKEUP = 30.0  # seconds; a pending wakeup keeps a finished stream in memory, so none is long
 
+LAST_STATUS = 599  # RFC 9110 §15
+MALFORMED = "the head of its answer breaks the rules of HTTP"
 UNCHECKED = "The connection to the service could not be checked, so nothing was sent."
 UNSEALED = "The credentials could not be put into the request, so nothing was sent."
 
@@ -325,6 +328,11 @@ class ReplayStream(StockStream):
         control = self._control
         if control is not None and self._judged and event.response.status_code >= http.status_codes.OK:
             self._head = event
+            if self._malformed(event.response):
+                failure = ResponseProtocolError(self.stream_id, MALFORMED, ErrorCode.GENERIC_SERVER_ERROR)
+                yield from self._cancel()
+                yield from self.handle_protocol_error(failure)
+                return
             if guarded(False, control.holds, self.flow, event.response):
                 self.server_state = self.state_held
                 return
@@ -332,6 +340,17 @@ class ReplayStream(StockStream):
                 self.server_state = self.state_peek
                 return
         yield from super().state_wait_for_response_headers(event)
+
+    def _malformed(self, response: http.Response) -> bool:
+        """Tell whether a head is one of which mitmproxy makes an error page, or no HTTP: such an attempt has failed."""
+        if response.status_code > LAST_STATUS:
+            return True
+        try:
+            if self.context.options.validate_inbound_headers:
+                validate_headers(response)
+        except ValueError:
+            return True
+        return False
 
     @property
     def _judged(self) -> bool:

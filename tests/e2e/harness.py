@@ -237,6 +237,12 @@ class Proxy:
         # without the addon mitmproxy answers that it does not connect to itself; in reverse mode the server answers
         return answer.status_code in {200, 407} or not self._scripts or bool(self._mode)
 
+    @property
+    def pid(self) -> int:
+        """The process's id while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def running(self) -> bool:
         """Tell whether the process lives."""
         return self._process is not None and self._process.poll() is None

@@ -217,6 +217,16 @@ def test_answers_are_watched_as_they_pass(operation, headers, kind):
     assert isinstance(converter, kind)
 
 
+@pytest.mark.parametrize("operation", ["chat", "messages"])
+def test_a_stream_tells_no_length(operation):
+    """Events are changed and added: the length that the service told holds no more; that of JSON does."""
+    length = ("content-length", "7")
+    relayed, _ = _exchange(operation)[0].converter(AnswerHead(200, SSE.plus(length)))
+    assert relayed.headers == SSE
+    relayed, _ = _exchange(operation)[0].converter(AnswerHead(200, Headers([length])))
+    assert relayed.headers == Headers([length])
+
+
 @pytest.mark.parametrize("operation", ["files", "search", "usages", "other"])
 def test_other_answers_pass_unwatched(operation):
     """Answers of other endpoints pass as they are."""

@@ -412,6 +412,34 @@ def test_answers_without_a_body_keep_their_head(drive, method, status):
     assert driver.got.endswith(b"next")
 
 
+@pytest.mark.parametrize(
+    ("status", "fields"),
+    [
+        (200, {"bad name": "1"}),
+        (401, {"bad name": "1"}),
+        (200, {"content-length": "1", "transfer-encoding": "chunked"}),
+        (2000, {}),
+    ],
+)
+def test_a_malformed_head_is_a_failed_attempt(drive, status, fields):
+    """Where mitmproxy would make an error page of it, the next attempt may still be good."""
+    policy = Policy()
+    driver = drive(policy)
+    driver.request()
+    driver.respond(status, b"x", fields)
+    assert "rules of HTTP" in policy.attempts[0].error
+    driver.respond(200, b"good")
+    assert driver.answer.body == b"good"
+
+
+def test_a_malformed_head_passes_where_the_user_wants_it(drive):
+    """Without mitmproxy's own check the answer is what it is."""
+    driver = drive(validate_inbound_headers=False)
+    driver.request()
+    driver.respond(200, b"x", {"bad name": "1"})
+    assert driver.got.endswith(b"x\r\n0\r\n\r\n")
+
+
 def test_relayed_answer_is_checked_for_smuggling(drive):
     """Mitmproxy's own check of an answer's header fields is not got round by holding it."""
     driver = drive(Relaying())
