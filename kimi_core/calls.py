@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 
+from kimi_core.outbound import body_of
+
 MAX_BODY = 1 << 20  # bytes; token answers are a few hundred
 EXCERPT = 120  # characters of an unusable answer that a message shows
 
@@ -72,12 +74,6 @@ async def call(client: httpx.AsyncClient, request: httpx.Request, seconds: float
 async def _receive(client: httpx.AsyncClient, request: httpx.Request) -> Reply:
     response = await client.send(request, stream=True)
     try:
-        body = bytearray()
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > MAX_BODY:
-                del body[MAX_BODY:]
-                break
-        return Reply(response.status_code, bytes(body))
+        return Reply(response.status_code, (await body_of(response, MAX_BODY))[:MAX_BODY])
     finally:
         await response.aclose()

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from kimi_core.errors import UpstreamError
 from kimi_core.exchange import Headers
+from kimi_core.outbound import body_of
 
 MAX_ANSWER = 4 * 1024 * 1024  # the longest model list seen is a few KiB; a bound keeps a wrong host from filling memory
 EXCERPT = 200  # characters of a refused answer that a message repeats
@@ -71,15 +72,11 @@ async def fetch(
 
 async def _read(client: httpx.AsyncClient, request: httpx.Request) -> tuple[int, Headers, bytes]:
     response = await client.send(request, stream=True)
-    body = bytearray()
     try:
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                break
+        body = await body_of(response, MAX_ANSWER)
     finally:
         await response.aclose()
-    return response.status_code, Headers(response.headers.multi_items()), bytes(body)
+    return response.status_code, Headers(response.headers.multi_items()), body
 
 
 def _quote(body: bytes, headers: Headers) -> str:

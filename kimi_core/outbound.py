@@ -17,6 +17,7 @@ import certifi
 import httpx
 
 from kimi_core.errors import ConfigError
+from kimi_core.wire import codings
 
 for _library in ("httpx", "httpcore"):  # they would log every step of a login call, header fields and all
     logging.getLogger(_library).setLevel(logging.WARNING)
@@ -74,3 +75,21 @@ class Outbound:
             follow_redirects=False,
             timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
         )
+
+
+async def body_of(response: httpx.Response, limit: int) -> bytes:
+    """Read the body of a streamed answer, its content coding undone; of one beyond *limit* a little more than that.
+
+    httpx undoes a coding without a bound: a few bytes can stand for gigabytes. Raises httpx.RequestError.
+    """
+    decoder = codings.decoder_for(response.headers.get("content-encoding"))
+    body = bytearray()
+    assert isinstance(response.stream, httpx.AsyncByteStream)  # it is the answer of an AsyncClient
+    async for raw in response.stream:
+        try:
+            body += decoder.feed_at_most(raw, limit - len(body)) if decoder else raw
+        except codings.DAMAGED as error:
+            raise httpx.DecodingError("the answer's content coding is damaged") from error
+        if len(body) > limit:
+            break
+    return bytes(body)

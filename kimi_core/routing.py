@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 
 # what one server normalises away and another does not: RFC 3986 §5.2.4, §6.2.2
-_AMBIGUOUS = re.compile(r"//|\\|[\x00-\x20\x7f]|%(?:2f|5c|2e|00|25)|/\.{1,2}(?:/|$)", re.IGNORECASE)
+_AMBIGUOUS = re.compile(r"//|\\|%(?:2f|5c|2e|00|25)|/\.{1,2}(?:[/;]|$)", re.IGNORECASE)
+_ILLEGAL = re.compile(r"[\x00-\x20\x7f#]")  # in no request target (RFC 9112 §3.2); would end the line, or the path
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ def below(path: str, folder: str) -> str | None:
     None, too, for a path that could mean another place to the server than to us.
     """
     bare = path.partition("?")[0]
-    if not path.startswith(folder) or _AMBIGUOUS.search(bare):
+    if not path.startswith(folder) or _AMBIGUOUS.search(bare) or _ILLEGAL.search(path):
         return None
     return path[len(folder) :]
 

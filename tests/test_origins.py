@@ -40,9 +40,18 @@ def test_addresses_that_would_show_a_token(url):
 
 @pytest.mark.parametrize(
     "url",
-    ["https://a.test/path", "https://a.test/?q=1", "https://a.test/#f", "https://user:fake@a.test", "https://a.test?q"],
+    ["https://a.test/path", "https://a.test/?q=1", "https://a.test/#f", "https://a.test?q"],
 )
 def test_more_than_an_origin(url):
-    """A path, a query, a fragment or a user is no part of an origin."""
+    """A path, a query or a fragment is no part of an origin."""
     with pytest.raises(ConfigError, match="no origin"):
         origin(url)
+
+
+@pytest.mark.parametrize("url", ["https://user:fake-pass@a.test", "https://a.test@evil.test", "http://u@127.0.0.1:9/x"])
+def test_a_user_in_an_address_is_refused_and_not_repeated(url):
+    """It would stand in names of files, and hide where a request really goes."""
+    with pytest.raises(ConfigError) as caught:
+        check(url)
+    assert "fake-pass" not in str(caught.value)
+    assert "a.test" not in str(caught.value)

@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderableType, RenderHook, RenderResult
+from rich.segment import Segment
 from rich.text import Text
 
 from kimi_core.errors import ConfigError, KimiMitmError, LoginDead, NotLoggedIn
+from kimi_core.plain import plain
 
 ASKING = "Asking the service …"  # while a call of ours is on its way
 FILE_WIDTH = 400  # columns where no terminal wraps lines: a path must not be cut in two for grep
@@ -58,8 +60,26 @@ def exit_code(error: KimiMitmError) -> ExitCode:
             return ExitCode.FAILED
 
 
+class _Plain(RenderHook):
+    """Lets nothing but the console's own styles steer the terminal, whoever wrote what is printed."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Plainly(renderable) for renderable in renderables]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plainly:
+    renderable: ConsoleRenderable
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.renderable, options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+
 def _console(stream: TextIO, *, no_color: bool) -> Console:
-    console = Console(file=stream, no_color=no_color, highlight=False)
+    # without markup and emoji: names with brackets and colons are not ours to read
+    console = Console(file=stream, no_color=no_color, highlight=False, markup=False, emoji=False)
+    console.push_render_hook(_Plain())
     if not console.is_terminal:
         console.width = FILE_WIDTH
     return console
@@ -106,16 +126,16 @@ class Output:
 
     def warn(self, text: str) -> None:
         """Tell a person of something that did not stop the command."""
-        self.errors.print(f"Warning: {text}", style="yellow", markup=False, soft_wrap=True)
+        self.errors.print(f"Warning: {text}", style="yellow", soft_wrap=True)
 
     def fail(self, error: KimiMitmError) -> ExitCode:
         """Print *error* — a sentence and what to do on standard error, or a JSON object — and return its exit code."""
         if self.as_json:
             self.emit({"event": "error", "error": error_object(error)})
         else:
-            self.errors.print(str(error), style="red", markup=False, soft_wrap=True)
+            self.errors.print(str(error), style="red", soft_wrap=True)
             if error.hint:
-                self.errors.print(error.hint, markup=False, soft_wrap=True)
+                self.errors.print(error.hint, soft_wrap=True)
         return exit_code(error)
 
 

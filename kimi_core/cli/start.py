@@ -19,6 +19,7 @@ from kimi_core.cli.configuration import LOOPBACK
 from kimi_core.cli.hosting import ProxyCommand, begin, order, with_proxy_options
 from kimi_core.cli.output import ExitCode, Report
 from kimi_core.cli.probe import ask, is_loopback
+from kimi_core.plain import plain
 from kimi_core.store import Document
 
 LINES = 40  # of the log that `logs` shows
@@ -123,7 +124,7 @@ def _say(app: App, line: str) -> None:
     if app.out.as_json:
         app.out.emit({"line": line})
     else:
-        app.out.raw(line)
+        app.out.raw(plain(line))
 
 
 async def _follow(app: App, log: Path, begin: int) -> None:

@@ -21,6 +21,7 @@ from kimi_core.errors import StoreError, UpstreamError
 from kimi_core.exchange import Headers
 from kimi_core.kimi.api import MAX_ANSWER, get_json
 from kimi_core.kimi.constants import MODEL_ALIAS, Site
+from kimi_core.plain import line
 
 logger = logging.getLogger(__name__)
 
@@ -241,7 +242,7 @@ def _first(said: bool | None, otherwise: bool | None) -> bool | None:
 
 
 def _text(value: object) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
+    return line(value.strip()) or None if isinstance(value, str) else None
 
 
 def _flag(value: object) -> bool | None:

@@ -17,6 +17,7 @@ from kimi_core.errors import UpstreamError
 from kimi_core.exchange import Headers
 from kimi_core.kimi.api import get_json
 from kimi_core.kimi.constants import Site
+from kimi_core.plain import line
 
 TIMEOUT = 8.0  # seconds for the whole call, as kimi-code has it
 RED = 0.10  # kimi-cli's bar: red with so much left or less …
@@ -159,13 +160,13 @@ def _row(detail: Mapping[str, Any], label: str, now: float) -> Row | None:
 
 
 def _name(item: Mapping[str, Any]) -> str | None:
-    return next((str(item[key]) for key in ("name", "title") if item.get(key)), None)
+    return next((line(str(item[key])) for key in ("name", "title") if item.get(key)), None)
 
 
 def _limit_label(item: Mapping[str, Any], detail: Mapping[str, Any], number: int) -> str:
     """Return what a rolling window is called: its name, else its length, else its number."""
     if name := _name(item) or item.get("scope") or detail.get("scope"):
-        return str(name)
+        return line(str(name))
     sources = (_mapping(item.get("window")), item, detail)
     duration = next((d for s in sources if (d := _number(s.get("duration")))), None)
     if not duration:

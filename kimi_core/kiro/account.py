@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, field_validator
 from kimi_core.kiro.constants import BUILDER_PROFILE, SOCIAL_PROFILE
 from kimi_core.kiro.expiry import milliseconds
 from kimi_core.kiro.records import Record, Source, UsageRecord
+from kimi_core.plain import line
 from kimi_core.tokens import digest
 
 SHARED_PROFILES = frozenset({SOCIAL_PROFILE, BUILDER_PROFILE})  # of all users of that kind of login: nobody's own
@@ -86,6 +87,11 @@ class Account(Record):
     @classmethod
     def _moment(cls, value: object) -> int | None:
         return None if value is None else milliseconds(value)
+
+    @field_validator("label", "email")
+    @classmethod
+    def _shown(cls, value: str) -> str:
+        return line(value)
 
     @property
     def renewable(self) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kimi_core.errors import UpstreamError
+from kimi_core.plain import line, plain
 
 DEFAULT_MODEL = "auto"
 TEXT, IMAGE = "TEXT", "IMAGE"  # input types, in the service's spelling
@@ -148,12 +149,12 @@ def parse(data: object, now: float | None) -> Catalog:
         raise UpstreamError("The model list has an unknown shape.")
     found: dict[str, ModelInfo] = {}
     for item in items[:MAX_MODELS]:
-        if isinstance(item, Mapping) and (model_id := _text(item.get("modelId"))):
+        if isinstance(item, Mapping) and (model_id := _name(item.get("modelId"))):
             found.setdefault(model_id, _model(model_id, item))
     if not found:
         raise UpstreamError("The model list holds no model.")
     assert isinstance(data, Mapping)
-    default = _text(_object(data.get("defaultModel")).get("modelId"))
+    default = _name(_object(data.get("defaultModel")).get("modelId"))
     return Catalog(tuple(found.values()), default or next(iter(found)), now)
 
 
@@ -167,7 +168,7 @@ def _model(model_id: str, item: Mapping[str, Any]) -> ModelInfo:
     schema = item.get("additionalModelRequestFieldsSchema")
     return ModelInfo(
         id=model_id,
-        name=_text(item.get("modelName")),
+        name=_name(item.get("modelName")),
         max_input=_count(limits.get("maxInputTokens")),
         max_output=_count(limits.get("maxOutputTokens")),
         inputs=frozenset(_upper(item.get("supportedInputTypes"))),
@@ -194,8 +195,12 @@ def _upper(value: object) -> Iterable[str]:
     return (item.upper() for item in value if isinstance(item, str)) if isinstance(value, list) else ()
 
 
+def _name(value: object) -> str | None:
+    return line(value.strip()) or None if isinstance(value, str) else None
+
+
 def _text(value: object) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
+    return plain(value.strip()) or None if isinstance(value, str) else None
 
 
 def _number(value: object) -> float | None:

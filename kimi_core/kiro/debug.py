@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from kimi_core.errors import KimiMitmError
 from kimi_core.exchange import Converter
 from kimi_core.kiro.preview import preview
+from kimi_core.plain import line
 from kimi_core.wire.eventstream import Decoder
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class _Watched:
             try:
                 for frame in self._decoder.feed(data):
                     name = next((frame.headers[key] for key in NAMES if key in frame.headers), "no name")
-                    logger.warning("Kiro frame of %s: %s, %d bytes", self._label, name, len(frame.payload))
+                    logger.warning("Kiro frame of %s: %s, %d bytes", self._label, line(str(name)), len(frame.payload))
             except KimiMitmError as error:
                 logger.warning("Kiro frame of %s: damaged (%s)", self._label, error.code)
                 self._decoder = None

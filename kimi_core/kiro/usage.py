@@ -16,6 +16,7 @@ from kimi_core.kiro.expiry import milliseconds
 from kimi_core.kiro.identity import KiroIdentity, Name
 from kimi_core.kiro.management import Caller, Question
 from kimi_core.kiro.records import UsageRecord
+from kimi_core.plain import line
 
 RED = 0.10  # as Kimi's usage: red with so much left or less …
 YELLOW = 0.30  # … and yellow
@@ -224,7 +225,7 @@ def _list(value: object) -> list[Any]:
 
 
 def _text(value: object) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
+    return line(value.strip()) or None if isinstance(value, str) else None
 
 
 def _number(value: object) -> float | None:

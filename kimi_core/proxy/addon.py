@@ -42,7 +42,7 @@ from kimi_core.proxy import (
     takeover,
     views,
 )
-from kimi_core.proxy.control import Client, ExchangeControl, RefusedControl
+from kimi_core.proxy.control import Client, ExchangeControl, RefusedControl, plain_body
 from kimi_core.proxy.key import client_key
 from kimi_core.proxy.status import PageControl, StatusPage
 from kimi_core.settings import Settings
@@ -341,7 +341,12 @@ class KimiMitm:
     async def _take_over(self, flow: http.HTTPFlow) -> None:
         """Begin an exchange for a request whose model names a provider; leave every other one as it came."""
         replay.detach(flow)
-        found = takeover.claimed(flow.request.get_content(strict=False) or b"", self.providers)
+        limit = self.settings.kimi_max_body * KIB * KIB
+        body = plain_body(flow.request, limit)
+        if len(body) > limit:
+            self._answer(flow, takeover.too_large(limit))
+            return
+        found = takeover.claimed(body, self.providers)
         if found is None or flow.response or flow.error:
             return
         provider, body = found

@@ -11,9 +11,12 @@ from mitmproxy import connection, http
 from kimi_core.errors import BadRequest, Refused
 from kimi_core.exchange import Answer, Exchange, Limits, Reply, RequestHead, Retry, Verdict
 from kimi_core.proxy import guard, record, seal, sides
-from kimi_core.proxy.decoding import decode, decoder_for
 from kimi_core.proxy.replay import Attempt, Broken
 from kimi_core.proxy.stream import AnswerStream, Tape
+from kimi_core.wire.codings import decode, decoder_for
+
+MAX_HELD = 4 << 20  # bytes of a held answer, or of the first ones that decide, decoded: it is an error message
+MAX_COLLECTED = 256 << 20  # bytes of an answer that is read whole, decoded; the longest known is below 1 MiB
 
 
 class Misdirected(Refused):
@@ -90,7 +93,10 @@ class ExchangeControl:
         client = self._client
         body = client.body if client else None
         if body is None:
-            body = flow.request.get_content(strict=False) or b""
+            body = plain_body(flow.request, self.max_body)
+        if len(body) > self.max_body:
+            flow.response = self.too_large(flow)
+            return
         dressed = self.exchange.attempt
         outcome = await self.exchange.prepare(body)
         if isinstance(outcome, Reply):
@@ -136,7 +142,7 @@ class ExchangeControl:
         """Have the exchange judge the first bytes of an answer."""
         assert self._head is not None
         encoding = self._head.headers.get("content-encoding")
-        plain = decode(bytes(data), encoding) if encoding else data
+        plain = decode(bytes(data), encoding, MAX_HELD) if encoding else data
         verdict = self.exchange.peek(seal.answer_head(self._head), plain, ended=ended)
         if verdict is False:
             self._held = self._head
@@ -203,7 +209,7 @@ class ExchangeControl:
             return
         self._collecting = False
         head = seal.answer_head(flow.response)
-        body = decode(flow.response.data.content or b"", flow.response.headers.get("content-encoding"))
+        body = decode(flow.response.data.content or b"", flow.response.headers.get("content-encoding"), MAX_COLLECTED)
         came_as = flow.response.headers.get("content-type", "")
         flow.response = seal.response_for(self.exchange.collected(head, body))
         if self._record_limit:
@@ -301,9 +307,17 @@ def _chunk(request: http.Request, response: http.Response) -> None:
         response.headers["transfer-encoding"] = "chunked"
 
 
+def plain_body(request: http.Request, limit: int) -> bytes:
+    """Return a request's body, its content coding undone; of one that is longer than *limit* the beginning.
+
+    Never more than a little beyond *limit* is decoded: a few bytes can stand for gigabytes.
+    """
+    return decode(request.data.content or b"", request.headers.get("content-encoding"), limit)
+
+
 def _answer(attempt: Attempt) -> Answer:
     response = attempt.response
     if response is None:
         return Answer(None, error=attempt.error, complete=False, silent_for=attempt.silent_for, final=attempt.final)
-    body = decode(response.data.content or b"", response.headers.get("content-encoding"))
+    body = decode(response.data.content or b"", response.headers.get("content-encoding"), MAX_HELD)
     return Answer(seal.answer_head(response), body, complete=attempt.complete, final=attempt.final)

@@ -123,7 +123,7 @@ def check_client(flow: http.HTTPFlow, headers: Headers, key: str) -> None:
         raise FromBrowser("This request was sent by a web page.")
     if flow.client_conn.proxy_mode.type_name == "reverse":
         _check_reverse(flow, headers)
-    if key and not any(hmac.compare_digest(given.encode(), key.encode()) for given in _given_keys(headers)):
+    if key and not _shows(key, _given_keys(headers)):
         raise KeyMissing("This proxy asks for a client key, and the request carries another one or none.")
 
 
@@ -142,8 +142,17 @@ def check_page(head: RequestHead, key: str) -> None:
     if is_loopback(head.peer) and not key:
         return
     given = [*_given_keys(headers), *_passwords(headers)]
-    if not key or not any(hmac.compare_digest(each.encode(), key.encode()) for each in given):
+    if not key or not _shows(key, given):
         raise KeyMissing("The status page asks for the client key; in a browser's dialog it is the password.")
+
+
+def _shows(key: str, given: Iterable[str]) -> bool:
+    """Tell whether *key* is among *given*, in a time that does not tell how much of it was right.
+
+    Bytes of a header that are no UTF-8 stand for lone surrogates there (PEP 383).
+    """
+    wanted = key.encode("utf-8", "surrogatepass")
+    return any(hmac.compare_digest(each.encode("utf-8", "surrogatepass"), wanted) for each in given)
 
 
 def _passwords(headers: Headers) -> list[str]:

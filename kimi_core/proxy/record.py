@@ -14,6 +14,7 @@ from mitmproxy.flow import Error
 from mitmproxy.proxy.layers.http import HttpErrorHook, HttpResponseHook
 
 from kimi_core.exchange import Story
+from kimi_core.plain import line
 from kimi_core.proxy import sides
 from kimi_core.view.text import size
 
@@ -126,4 +127,5 @@ def _tag(exchange: str) -> str:
 
 
 def _fact(name: str, value: object) -> str:
-    return str(value) if name in {"model", "operation"} else f"{name} {value}"
+    text = line(str(value))  # the model is what the client says; mitmdump prints comments as they are
+    return text if name in {"model", "operation"} else f"{name} {text}"

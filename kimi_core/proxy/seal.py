@@ -7,6 +7,7 @@ the request, at the place where it leaves for the server.
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 
 from mitmproxy import http
@@ -16,6 +17,7 @@ from kimi_core.exchange import AnswerHead, Attempt, Headers, Reply, RequestHead
 # Fields between the client and this proxy (RFC 9110 §7.6.1): mitmproxy answers the one itself, and closes the client's
 # connection by the other. So the flow keeps the client's; what an identity says of its connection goes onto the wire.
 OWN_LEG = ("expect", "connection")
+_LINE_ENDS = re.compile(r"[\r\n\0]+[ \t]*")  # within a value: a folded line, or an attempt at a field of its own
 
 
 def head_of(flow: http.HTTPFlow) -> RequestHead:
@@ -43,10 +45,13 @@ def answer_head(response: http.Response) -> AnswerHead:
 
 
 def set_headers(message: http.Message, headers: Headers) -> None:
-    """Replace all fields of a message."""
-    message.headers = http.Headers(
-        [(name.encode("latin-1", "replace"), value.encode("latin-1", "replace")) for name, value in headers]
-    )
+    """Replace all fields of a message. A value stays on its line, whatever it came from (RFC 9110 §5.5)."""
+    message.headers = http.Headers([(_bytes(name), _bytes(_LINE_ENDS.sub(" ", value))) for name, value in headers])
+
+
+def _bytes(text: str) -> bytes:
+    """Return the bytes that mitmproxy made *text* of (PEP 383)."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def dress(request: http.Request, attempt: Attempt, before: Attempt | None = None) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from kimi_core.errors import KimiMitmError, UpstreamError
 from kimi_core.exchange import Converter, EndsEarly
-from kimi_core.proxy.decoding import Decoder
 from kimi_core.proxy.replay import Sink
+from kimi_core.wire.codings import Decoder
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ class AnswerStream(Sink):
         self.over = False
         """True once the client has everything, although the service may still send."""
         self._converter = converter
+        self._decoder = decoder
         given: object = converter
         self._ends = given if isinstance(given, EndsEarly) else None
         self._steps = [step.feed for step in (decoder, wire, converter) if step is not None]
@@ -85,6 +86,8 @@ class AnswerStream(Sink):
                 for step in self._steps:
                     out = step(out)
             else:
+                if self._decoder:
+                    self._decoder.finish()
                 out = self._converter.finish() if self._converter else b""
         except Exception as error:  # noqa: BLE001 - see the module's head
             _log("An answer could not be converted; the client is told and the rest is dropped.", error)

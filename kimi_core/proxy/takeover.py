@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from mitmproxy import http
 
 from kimi_core.errors import BadRequest
-from kimi_core.exchange import Provider, RequestHead, reply_for
+from kimi_core.exchange import Provider, Reply, RequestHead, reply_for
 from kimi_core.proxy import seal
 from kimi_core.proxy.control import PassingControl
 from kimi_core.wire.lossless import Document
@@ -60,5 +60,10 @@ class ReadingControl(PassingControl):
 
     def too_large(self, flow: http.HTTPFlow) -> http.Response:
         """Return the answer to a body that cannot be looked into."""
-        error = BadRequest(f"The request body is larger than {self.max_body >> 20} MiB (option kimi_max_body).")
-        return seal.response_for(reply_for(error, "openai"))
+        return seal.response_for(too_large(self.max_body))
+
+
+def too_large(limit: int) -> Reply:
+    """Return the answer to a body beyond *limit* bytes."""
+    error = BadRequest(f"The request body is larger than {limit >> 20} MiB (option kimi_max_body).")
+    return reply_for(error, "openai")

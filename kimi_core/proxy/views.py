@@ -13,13 +13,14 @@ from mitmproxy import contentviews, http
 from mitmproxy.contentviews import Contentview, Metadata
 
 from kimi_core.proxy import record, sides
-from kimi_core.proxy.decoding import decode
 from kimi_core.view import answer, eventstream, request
 from kimi_core.view.text import Page, size
+from kimi_core.wire.codings import decode
 from kimi_core.wire.eventstream import CONTENT_TYPE as EVENT_STREAM
 
 CHOSEN = 2.0  # mitmproxy's own views say 1 at the most
 NEVER = -1.0
+MAX_DECODED = 16 << 20  # bytes of a body whose coding is undone here; a page shows far less
 SSE = "text/event-stream"
 _JSON = "json"
 _PATHS = ("/chat/completions", "/messages", "/generateAssistantResponse")
@@ -136,7 +137,7 @@ def _plain(data: bytes, metadata: Metadata) -> bytes:
     if message is None or not isinstance(metadata.flow, http.HTTPFlow):
         return data
     cut = sides.full_length(metadata.flow) is not None and data is message.raw_content
-    return decode(data, message.headers.get("content-encoding")) if cut else data
+    return decode(data, message.headers.get("content-encoding"), MAX_DECODED) if cut else data
 
 
 def _note(metadata: Metadata) -> str:

@@ -15,6 +15,8 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
+from kimi_core.plain import plain
+
 WIDTH = 88  # columns of a divider; a page of mitmweb shows about a hundred
 LABEL = 11  # columns of the labels in the head of a page
 PAGE = 300_000  # characters of the part of a view that can grow; beyond it browsers stall
@@ -95,7 +97,7 @@ class Page:
     def render(self) -> str:
         """Return the page, fit for every encoding that a terminal or a browser is sent."""
         self._tell_loss()
-        text = _EMPTY_LINE.sub(" ", "\n".join(self._lines))
+        text = _EMPTY_LINE.sub(" ", plain("\n".join(self._lines)))
         return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 

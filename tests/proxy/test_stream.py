@@ -4,8 +4,8 @@ import logging
 import pytest
 
 from kimi_core.errors import UpstreamError
-from kimi_core.proxy.decoding import decoder_for
 from kimi_core.proxy.stream import AnswerStream, Tape
+from kimi_core.wire.codings import decoder_for
 
 
 class Upper:
@@ -54,6 +54,18 @@ def test_a_converter_may_be_done_before_its_answer():
     stream(b"b")
     assert stream.over
     assert not AnswerStream(None, None, Tape(1)).over
+
+
+def test_an_answer_that_ends_in_the_middle_of_its_coding_is_cut():
+    """HTTP says that all has come, the coding that it has not: the client is told."""
+    packed = gzip.compress(b"one\ntwo\n")
+    stream = AnswerStream(Upper(), decoder_for("gzip"), Tape(100))
+    assert stream(packed[:-1]) == [b"ONE\nTWO\n"]
+    assert b"ERROR" in b"".join(stream(b""))
+    assert stream.over
+    whole = AnswerStream(Upper(), decoder_for("gzip"), Tape(100))
+    assert whole(packed) == [b"ONE\nTWO\n"]
+    assert whole(b"") == []
 
 
 def test_without_converter_pieces_pass_as_they_are():
