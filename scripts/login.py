@@ -18,6 +18,7 @@ def main(arguments: list[str]) -> int:
     sys.path.insert(0, str(ROOT))
     try:
         command = importlib.import_module("kimi_core.cli.main").main
+        importlib.import_module("kimi_core.cli.login")  # loaded here, for what it lacks to be told below
     except ImportError as error:
         return _sorry(
             f"{error.name or error} is missing from this Python ({sys.executable}). "

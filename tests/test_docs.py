@@ -69,7 +69,8 @@ def tracked(pattern):
 def modules_in_use():
     """Return the modules of the project that the addon and the command line load, asked in a process of its own."""
     code = (
-        "import sys, kimi_core.proxy.addon, kimi_core.cli.main; print(*(m for m in sys.modules if 'kimi_core.' in m))"
+        "import sys, kimi_core.proxy.addon; from kimi_core.cli.main import main; [*main.commands.values()]; "
+        "print(*(m for m in sys.modules if 'kimi_core.' in m))"
     )
     return subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

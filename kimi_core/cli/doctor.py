@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from kimi_core.cli.app import App, AppCommand
-from kimi_core.cli.background import proxies, state_dir
 from kimi_core.cli.checks.check import AnyCheck, State
 from kimi_core.cli.checks.clients import client as client_of
 from kimi_core.cli.checks.machine import Machine
@@ -23,8 +21,8 @@ from kimi_core.cli.checks.run import Result, run
 from kimi_core.cli.checks.table import CHECKS
 from kimi_core.cli.configuration import Configuration, load
 from kimi_core.cli.output import ExitCode, Report
-from kimi_core.cli.probe import ask, is_loopback
-from kimi_core.errors import ConfigError, KimiMitmError
+from kimi_core.cli.probe import configured, started
+from kimi_core.errors import ConfigError
 
 COLOURS = {State.ok: "green", State.warning: "yellow", State.problem: "red", State.skipped: "dim"}
 INDENT = " " * (max(map(len, State)) + 2)  # what to do stands below the id
@@ -88,10 +86,9 @@ def _chosen(only: Iterable[str]) -> list[AnyCheck]:
 def _where_it_is(app: App) -> App:
     """Return *app* for the proxy that runs in the background, where none is at the port of the configuration."""
     configuration = app.configuration
-    if is_loopback(configuration.host) and ask(configuration.proxy_url)[0] == "none":
-        with suppress(KimiMitmError, OSError):  # a folder that cannot be looked into: store.folder says why
-            for _, running in proxies(state_dir(app.world.environ)):
-                return replace(app, configuration=replace(configuration, host=running.host, port=running.port))
+    if configured(configuration).state == "none":
+        for proxy in started(app.world.environ):
+            return replace(app, configuration=replace(configuration, host=proxy.host, port=proxy.port))
     return app
 
 

@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 
 import click
 
-from kimi_core.cli import background, invocation
+from kimi_core.cli import background, invocation, records
 from kimi_core.cli.app import App, AppCommand
-from kimi_core.cli.background import Files, Order, Running
+from kimi_core.cli.background import Order
 from kimi_core.cli.configuration import LAST_PORT, Configuration, load
 from kimi_core.cli.lease import Offer
 from kimi_core.cli.probe import is_loopback
+from kimi_core.cli.records import Files, Running
 
 
 class ProxyCommand(AppCommand):
@@ -58,7 +59,7 @@ def order(
 def begin(app: App, files: Files, what: Order) -> Running:
     """Start a proxy while the user sees that something is going on. Raises NotStarted, StoreError."""
     _warn_of_another_way_out(app)
-    background.sweep(files.folder, app.world.clock())
+    records.sweep(files.folder, app.world.clock())
     with app.out.busy("Starting the proxy …"):
         return background.start(files, what)
 

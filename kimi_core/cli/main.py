@@ -6,18 +6,25 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
-from kimi_core.cli.accounts import accounts
-from kimi_core.cli.completion import completion
-from kimi_core.cli.config import config
-from kimi_core.cli.doctor import doctor
-from kimi_core.cli.login import login
-from kimi_core.cli.logout import logout
-from kimi_core.cli.models import models
-from kimi_core.cli.run import run
-from kimi_core.cli.service import service
-from kimi_core.cli.start import logs, start, stop
-from kimi_core.cli.status import status
-from kimi_core.cli.usage import usage
+from kimi_core.cli.lazy import LazyGroup
+
+# each with its module and what the list of commands says of it
+COMMANDS = {
+    "login": ("kimi_core.cli.login", "Log in to PROVIDER and print the lines that clients need."),
+    "logout": ("kimi_core.cli.logout", "Remove a login of PROVIDER from this machine."),
+    "status": ("kimi_core.cli.status", "Show the logins, their files, and whether a proxy is running."),
+    "usage": ("kimi_core.cli.usage", "Show what is left of PROVIDER's plan, and when it comes back."),
+    "models": ("kimi_core.cli.models", "Show the models of PROVIDER's plan."),
+    "config": ("kimi_core.cli.config", "Print what CLIENT needs to know to use your plans."),
+    "accounts": ("kimi_core.cli.accounts", "Look after Kiro's accounts."),
+    "doctor": ("kimi_core.cli.doctor", "Find out what is wrong, and how to mend it."),
+    "run": ("kimi_core.cli.run", "Run COMMAND with its requests going through the proxy."),
+    "start": ("kimi_core.cli.start", "Start the proxy in the background."),
+    "stop": ("kimi_core.cli.start", "Stop the proxy that `kimi-mitm start` has started."),
+    "logs": ("kimi_core.cli.start", "Show what the proxy in the background says, or has said."),
+    "service": ("kimi_core.cli.service", "Print a service that starts the proxy with the machine."),
+    "completion": ("kimi_core.cli.completion", "Print what SHELL needs to complete commands and options."),
+}
 
 
 def _version() -> str:
@@ -42,7 +49,7 @@ Otherwise run has the exit code of its command, 128 + n where signal n ended it.
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.group(cls=LazyGroup, later=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(_version(), prog_name="kimi-mitm", message="%(prog)s %(version)s")
 def main() -> None:
     """Use a Kimi Code plan and Kiro accounts with any client, through mitmproxy.
@@ -51,22 +58,3 @@ def main() -> None:
     (mode: upstream:…, upstream_auth) and the trusted CA (ssl_verify_upstream_trusted_ca) that a company's network
     may ask for. HTTPS_PROXY in the environment is not followed: in a client's shell it points back at this proxy.
     """
-
-
-for _command in (
-    login,
-    logout,
-    status,
-    usage,
-    models,
-    config,
-    accounts,
-    doctor,
-    run,
-    start,
-    stop,
-    logs,
-    service,
-    completion,
-):
-    main.add_command(_command)

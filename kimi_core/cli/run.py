@@ -13,7 +13,7 @@ import click
 
 from kimi_core.cli import background, child, invocation, lease
 from kimi_core.cli.app import App
-from kimi_core.cli.background import Files, NotStarted, Running, state_dir
+from kimi_core.cli.background import NotStarted
 from kimi_core.cli.certificates import PATIENCE, bundle, cache_dir, mitmproxy_ca
 from kimi_core.cli.completion import programs
 from kimi_core.cli.configuration import LOOPBACK, Configuration
@@ -21,6 +21,7 @@ from kimi_core.cli.environment import proxied
 from kimi_core.cli.hosting import ProxyCommand, begin, order, with_proxy_options
 from kimi_core.cli.output import ExitCode
 from kimi_core.cli.probe import ask
+from kimi_core.cli.records import SHARED, Files, Running, proxies, state_dir
 from kimi_core.errors import KimiMitmError
 from kimi_core.kimi.constants import sites
 from kimi_core.kiro.constants import Endpoints
@@ -121,7 +122,7 @@ def way(app: App, wish: Wish) -> Iterator[Way]:
 
 def _there(app: App, wish: Wish) -> Way | None:
     """Return a proxy that is running and is what the user wants."""
-    owned = list(background.proxies(state_dir(app.world.environ)))
+    owned = list(proxies(state_dir(app.world.environ)))
     wanted = order(app, [], web=wish.web, no_browser=wish.no_browser).digest
     for _, running in owned:
         if _fits(app, wish, running, wanted) and ask(running.url)[0] == "running":
@@ -161,7 +162,7 @@ def _started(app: App, wish: Wish) -> Way:
 
 
 def _start(app: App, wish: Wish, port: int) -> Way:
-    name = f"{background.SHARED}-{int(app.world.clock() * 1000)}-{os.getpid()}"
+    name = f"{SHARED}-{int(app.world.clock() * 1000)}-{os.getpid()}"
     files = Files(state_dir(app.world.environ), name)
     pipe = lease.offer(files.lease)
     listener = invocation.only_here(app.configuration, port)

@@ -14,11 +14,12 @@ from rich.text import Text
 
 from kimi_core.cli import background, invocation
 from kimi_core.cli.app import App, AppCommand
-from kimi_core.cli.background import STARTED, Files, NotStarted, Running, newest_log, state_dir, tail
+from kimi_core.cli.background import NotStarted
 from kimi_core.cli.configuration import LOOPBACK
 from kimi_core.cli.hosting import ProxyCommand, begin, order, with_proxy_options
 from kimi_core.cli.output import ExitCode, Report
 from kimi_core.cli.probe import ask, is_loopback
+from kimi_core.cli.records import STARTED, Files, Running, newest_log, state_dir, tail
 from kimi_core.plain import plain
 from kimi_core.store import Document
 

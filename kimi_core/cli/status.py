@@ -18,7 +18,7 @@ def status(app: App) -> ExitCode:
     Only this machine is asked. The exit code is 3 if the Kimi login of the region in use is dead, if no Kiro account
     can serve, or if there is no login at all.
     """
-    proxy = probe(app.configuration)
+    proxy = probe(app.configuration, app.world.environ)
     reports = {name: provider.status(app) for name, provider in PROVIDERS.items()}
     used = [report.code for report in reports.values() if not report.empty]
     code = max(used, default=ExitCode.NOT_LOGGED_IN)

@@ -255,7 +255,7 @@ def test_status_tells_whether_a_proxy_answers(cli, status, body, state, version)
         port = served.url.rpartition(":")[2]
         found = cli.json("status", "--set", f"listen_port={port}")["proxy"]
         text = cli("status", "--set", f"listen_port={port}").stdout
-    assert found == {"url": served.url, "state": state, "version": version}
+    assert found == {"url": served.url, "state": state, "version": version, "started_by": None, "others": []}
     assert ("a proxy is running" in text) == (state == "running")
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from kimi_core.cli import background, hosting, lease, run
 from kimi_core.cli.app import App, World
-from kimi_core.cli.background import Files, NotStarted, Running
+from kimi_core.cli.background import NotStarted
 from kimi_core.cli.configuration import load
 from kimi_core.cli.output import Output
+from kimi_core.cli.records import Files, Running
 from kimi_core.cli.run import Wish, served, way
 
 PLAIN = Wish(web=False, no_browser=True, port=None)

@@ -15,10 +15,11 @@ import pytest
 from click.testing import CliRunner
 
 from kimi_core.cli import background, invocation
-from kimi_core.cli.background import Files, NotStarted, NotStopped, Order, Running, newest_log, proxies, sweep, tail
+from kimi_core.cli.background import NotStarted, NotStopped, Order
 from kimi_core.cli.completion import SHELLS
 from kimi_core.cli.configuration import Configuration, load
 from kimi_core.cli.main import main
+from kimi_core.cli.records import Files, Running, newest_log, proxies, sweep, tail
 from kimi_core.cli.service import KINDS, launchd, systemd
 from kimi_core.cli.start import new_lines
 from kimi_core.outbound import Outbound

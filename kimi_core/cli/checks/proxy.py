@@ -14,7 +14,7 @@ import psutil
 from kimi_core.cli.checks.check import Check, Finding, NothingToJudge, ok, problem, skipped, warning
 from kimi_core.cli.checks.login import USABLE, everybody
 from kimi_core.cli.checks.machine import Machine
-from kimi_core.cli.probe import ask, is_loopback
+from kimi_core.cli.probe import configured, is_loopback
 from kimi_core.proxy.local import installed_version
 
 START = "kimi-mitm start"
@@ -52,15 +52,11 @@ def running(machine: Machine) -> Listener:
 
 
 def _look(machine: Machine) -> Listener:
-    configuration = machine.configuration
-    url = configuration.proxy_url
-    holders = list(_holders(configuration.port))
+    proxy = configured(machine.configuration)
+    holders = list(_holders(proxy.port))
     addresses = tuple(dict.fromkeys(address for address, _ in holders))
     program = next((name for _, name in holders if name), "")
-    if not is_loopback(configuration.host):
-        return Listener(url, "remote", None, addresses, program)
-    state, health = ask(url)
-    return Listener(url, state, health, addresses, program)
+    return Listener(proxy.url, proxy.state, proxy.health, addresses, program)
 
 
 def _holders(port: int) -> Iterator[tuple[str, str]]:
