@@ -40,7 +40,7 @@ def _local(path, host="127.0.0.1", headers=()):
 
 
 def _provide(addon, opened):
-    addon.providers = (provider := FakeProvider(opened),)
+    addon.reception.providers = (provider := FakeProvider(opened),)
     return provider
 
 
@@ -57,7 +57,7 @@ async def test_a_request_from_head_to_record(world):
     await addon.requestheaders(flow)
     assert isinstance(replay.control_of(flow), ExchangeControl)
     assert flow.request.headers["authorization"] == "Bearer [kimi]"
-    assert addon._open == 1
+    assert addon.reception.open == 1
     flow.request.content = b"{}"
     await addon.request(flow)
     assert flow.request.content == b'{"rewritten":true}'
@@ -69,7 +69,7 @@ async def test_a_request_from_head_to_record(world):
     addon.error(flow)
     assert flow.comment == "fake · m"
     assert flow.response.data.content == b"abc"
-    assert addon._open == 0
+    assert addon.reception.open == 0
     assert exchange.over == 1
     assert SECRET not in str(flow.get_state())
 
@@ -232,7 +232,7 @@ async def test_not_logged_in(world):
     flow = _flow()
     await addon.requestheaders(flow)
     assert _error(flow)["code"] == "not_logged_in"
-    assert addon._open == 0
+    assert addon.reception.open == 0
 
 
 async def test_health(world):
@@ -330,10 +330,10 @@ async def test_the_users_own_scope_wins(place, chosen):
 async def test_options_that_make_no_sense(world, options, said):
     """A bad option is refused by name, and the settings stay as they were."""
     tctx, addon = world
-    before = addon.settings
+    before = addon.reception.settings
     with pytest.raises(exceptions.OptionsError, match=said):
         tctx.options.update(**options)
-    assert addon.settings == before
+    assert addon.reception.settings == before
 
 
 async def test_a_bad_environment_is_an_options_error(world, monkeypatch):
@@ -431,7 +431,7 @@ async def test_retried_attempts_are_shown(world, monkeypatch):
     _provide(addon, FakeExchange())
     flow = _flow()
     await addon.requestheaders(flow)
-    await addon._retried(replay.Attempt(flow, 1, error="reset"), "connection lost", 1)
+    await addon.reception._retried(replay.Attempt(flow, 1, error="reset"), "connection lost", 1)
     more = {"exchange": replay.control_of(flow).id, "number": 1}
     assert shown == [(flow, "reset", "fake · attempt 1: connection lost", more)]
 
@@ -447,7 +447,7 @@ async def test_a_reply_without_reason_has_no_comment(world):
     """An answer that is no refusal is not called one."""
     _, addon = world
     flow = _flow()
-    addon._answer(flow, Reply(200, Headers(), b""))
+    addon.reception.answer(flow, Reply(200, Headers(), b""))
     assert flow.comment == ""
 
 
@@ -537,7 +537,7 @@ async def test_a_flow_from_a_file_starts_nothing(world):
     flow.live = False
     await addon.requestheaders(flow)
     assert provider.heads == []
-    assert addon._open == 0
+    assert addon.reception.open == 0
 
 
 async def test_the_views_come_and_go_with_the_addon(world):

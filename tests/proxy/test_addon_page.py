@@ -38,7 +38,7 @@ def journal():
 
 def provide(addon, opened):
     """Have the addon serve a provider that opens *opened*."""
-    addon.providers = (FakeProvider(opened),)
+    addon.reception.providers = (FakeProvider(opened),)
 
 
 async def test_the_page_is_answered_and_kept_from_all_lists(world):

@@ -115,7 +115,7 @@ async def started(world):
     def provide(opened):
         provider = FakeProvider(opened)
         provider.name = "kimi"
-        addon.providers = (provider,)
+        addon.reception.providers = (provider,)
         return provider
 
     return addon, provide
