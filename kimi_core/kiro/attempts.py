@@ -98,7 +98,9 @@ class Attempts:
         if account is None or account.id in self._tried:
             return
         self._tried.add(account.id)
-        if account.id not in self._excused:
+        if finding.action is Action.refresh and (account.id, Action.refresh) not in self._helped:
+            self._leave_refused(account)
+        elif account.id not in self._excused:
             self._service.note(account.id, finding)
         if finding.kind in {Kind.quota, Kind.rate}:
             self._service.want_usage(account)
@@ -118,9 +120,9 @@ class Attempts:
         assert account is not None
         spare = self._left() > self._untried()
         action, once = finding.action, (account.id, finding.action)
-        if action is Action.refresh and once not in self._helped:
+        if action is Action.refresh and once not in self._helped and spare:
             self._helped.add(once)
-            return await self._refreshed(account, spare=spare)
+            return await self._renewed(account)
         if action is Action.heal and once not in self._helped and spare:
             self._helped.add(once)
             return self._attempt(account, profile.other(account, self._place))
@@ -130,13 +132,15 @@ class Attempts:
             return self._attempt(account, self._place)
         return None
 
-    async def _refreshed(self, account: Account, *, spare: bool) -> Attempt | None:
-        """Return an attempt with another token than the refused one; without one to *spare* it is made ready beside."""
-        if not spare:
-            self._excused.add(account.id)
-            self._refused[account.id] = account.access_token
-            self._service.renew_beside(account.id, account.access_token)
-            return None
+    def _leave_refused(self, account: Account) -> None:
+        """Leave an account whose token was refused when there was no attempt to spare: it is renewed beside."""
+        self._helped.add((account.id, Action.refresh))
+        self._excused.add(account.id)
+        self._refused[account.id] = account.access_token
+        self._service.renew_beside(account.id, account.access_token)
+
+    async def _renewed(self, account: Account) -> Attempt | None:
+        """Return an attempt with another token than the refused one, None where there is none to be had."""
         try:
             return self._attempt(await self._service.tokens.renew(account.id, account.access_token), self._place)
         except (AuthError, StoreError) as error:
