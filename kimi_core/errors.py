@@ -13,7 +13,8 @@
     │   └── AuthUnavailable       the login service could not be reached or is failing: may pass
     ├── LoginError                the device flow ended without a login
     │   ├── LoginDenied           the user said no
-    │   └── LoginExpired          the code ran out before it was approved
+    │   ├── LoginExpired          the code ran out before it was approved
+    │   └── PageElsewhere         the page of the approval is not the provider's
     ├── UpstreamError             a call of ours (models, usages) was answered with something else
     ├── BadRequest                the client's request cannot be served: its fault, named field
     └── Refused                   the guard does not let this request spend the subscription
@@ -27,6 +28,8 @@ from __future__ import annotations
 
 import json
 from typing import ClassVar
+
+MAX_HOST = 80  # characters of a host that a sentence repeats
 
 
 class KimiMitmError(Exception):
@@ -118,6 +121,17 @@ class LoginExpired(LoginError):
 
     code = "login_expired"
     hint = "Start again: run `kimi-mitm login kimi`."
+
+
+class PageElsewhere(LoginError):
+    """The login service named a page for the approval that is not the provider's own; *url* is not repeated whole."""
+
+    code = "page_elsewhere"
+    hint = "Nothing was opened. Log in through another network, or later; if it stays so, ask the provider."
+
+    def __init__(self, url: str) -> None:
+        host = url.partition("://")[2].partition("/")[0][:MAX_HOST] or "nowhere"
+        super().__init__(f"The login service sends you to {host}, which is not the provider's own site.")
 
 
 class UpstreamError(KimiMitmError):

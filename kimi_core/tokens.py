@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+MAX_LIFE = 366 * 86400.0  # seconds; no token lives longer, and a moment beyond the year 9999 cannot be shown
 MIN_LIFE = 300.0  # seconds: kimi-cli refreshes when less is left than max(300 s, half of the lifetime) (kimi.md §1.5)
 BEARER = "Bearer"  # RFC 6750; what an answer without token_type means (kimi.md §1.4)
 LIFE_SHARE = 0.5
@@ -39,8 +40,8 @@ class OAuthToken:
     def from_response(cls, data: Mapping[str, Any], now: float, *, refresh_token: str = "") -> OAuthToken:
         """Return the token of a token endpoint's answer (kimi.md §1.4), received at *now*.
 
-        `scope` and `token_type` have defaults; *refresh_token* stands in where the answer has none. Raises ValueError
-        that names the field, never its value.
+        A lifetime beyond `MAX_LIFE` counts as that. `scope` and `token_type` have defaults; *refresh_token* stands in
+        where the answer has none. Raises ValueError that names the field, never its value.
         """
         lifetime = _number(data, "expires_in")
         if lifetime <= 0:
@@ -48,8 +49,8 @@ class OAuthToken:
         return cls(
             access_token=_secret(data, "access_token"),
             refresh_token=_secret({"refresh_token": data.get("refresh_token") or refresh_token}, "refresh_token"),
-            expires_at=now + lifetime,
-            expires_in=lifetime,
+            expires_at=now + min(lifetime, MAX_LIFE),
+            expires_in=min(lifetime, MAX_LIFE),
             scope=_text(data, "scope", ""),
             token_type=_text(data, "token_type", BEARER),
         )

@@ -87,7 +87,6 @@ class Kimi:
                     code.verification_uri,
                     code.expires_in,
                     code.interval,
-                    browsable=code.browsable,
                 )
             )
 
@@ -209,7 +208,8 @@ def _login_view(login: dict[str, Any], *, first: bool) -> RenderableType:
     use = "  (region in use)" if first else ""
     head = Text.assemble((login["slot"], "bold"), "  ", (meaning, colour), (use, "dim"))
     grid = _grid()
-    grid.add_row("", "file", login["path"])
+    if login["state"] != "none":
+        grid.add_row("", "file", login["path"])
     if login["state"] == "ok":
         grid.add_row("", "token", f"good for {span(login['expires_in'])}; renewed while in use")
     if login["state"] == "expired":
@@ -218,7 +218,7 @@ def _login_view(login: dict[str, Any], *, first: bool) -> RenderableType:
         grid.add_row("", "problem", login["problem"])
     if login["next"] and (first or login["state"] != "none"):
         grid.add_row("", "next", Text(login["next"], style="bold"))
-    return Group(head, grid, Text())
+    return Group(head, *([grid] if grid.row_count else []), Text())
 
 
 def _facts(data: dict[str, Any]) -> RenderableType:
@@ -233,7 +233,7 @@ def _facts(data: dict[str, Any]) -> RenderableType:
         "auto": f"in {key['file']}{'' if key['file_exists'] else '  (made when the proxy starts)'}",
     }
     lines.append(Text.assemble(("Client key  ", "bold"), keys[key["mode"]]))
-    return Group(*lines)
+    return Group(*lines, Text())
 
 
 def _grid() -> Table:

@@ -67,7 +67,6 @@ async def _with_code(app: App, service: Service, steps: Steps, start_url: str, w
                 code.verification_uri,
                 code.expires_in,
                 code.interval,
-                browsable=code.browsable,
             )
         )
 

@@ -25,14 +25,13 @@ HEARTBEAT = 10.0  # seconds between two "waiting" lines in JSON
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """What the user needs for the approval; `browsable`: `url` may be opened unasked. Times in seconds."""
+    """What the user needs for the approval. Times in seconds."""
 
     user_code: str
     url: str
     verification_uri: str
     expires_in: float
     interval: float
-    browsable: bool
 
 
 class Steps(AbstractContextManager["Steps"]):
@@ -56,7 +55,7 @@ class Steps(AbstractContextManager["Steps"]):
         """Show what the user has to do."""
         self._pace = code.interval
         self._show_code(code)
-        if self._open_browser and code.browsable:
+        if self._open_browser:
             self._open_browser(code.url)
 
     def waiting(self, left: float, pace: float) -> None:

@@ -18,7 +18,7 @@ import httpx
 
 from kimi_core.calls import NoAnswer, Reply, call
 from kimi_core.device_flow import DEFAULT_INTERVAL, DEVICE_GRANT, MIN_INTERVAL, SLOW_DOWN, Pending, approval
-from kimi_core.errors import AuthUnavailable, LoginDead, LoginDenied, LoginError, LoginExpired
+from kimi_core.errors import AuthUnavailable, LoginDead, LoginDenied, LoginError, LoginExpired, PageElsewhere
 from kimi_core.exchange import Headers
 from kimi_core.kimi.constants import CLIENT_ID, REGIONS, Site
 from kimi_core.tokens import OAuthToken
@@ -46,8 +46,8 @@ type Sleep = Callable[[float], Awaitable[object]]
 class DeviceCode:
     """What the user needs for the approval.
 
-    `url` has the code in it, `verification_uri` (maybe empty) asks for it; `expires_in` and `interval` are seconds.
-    `browsable`: `url` is on the provider's own site, so that a program may open it unasked.
+    `url` has the code in it, `verification_uri` (maybe empty) asks for it; both are on the provider's own site.
+    `expires_in` and `interval` are seconds.
     """
 
     device_code: str = field(repr=False)
@@ -56,7 +56,6 @@ class DeviceCode:
     verification_uri: str
     expires_in: float
     interval: float
-    browsable: bool
 
 
 async def device_flow(
@@ -85,7 +84,7 @@ async def device_flow(
 
 
 async def request_code(client: httpx.AsyncClient, site: Site, headers: Headers) -> DeviceCode:
-    """Start a device authorization (RFC 8628 §3.1). Raises LoginError."""
+    """Start a device authorization (RFC 8628 §3.1). Raises LoginError, PageElsewhere."""
     try:
         answer = await _post(client, site, DEVICE_PATH, headers, {"client_id": CLIENT_ID})
     except NoAnswer as error:
@@ -94,14 +93,17 @@ async def request_code(client: httpx.AsyncClient, site: Site, headers: Headers) 
     code, user_code, url = (_line(data, name) for name in ("device_code", "user_code", "verification_uri_complete"))
     if not (code and user_code and url):
         raise LoginError(f"The login service gave no code ({answer.told()}).")
+    page = _line(data, "verification_uri")
+    for shown in filter(None, (url, page)):
+        if not browsable(shown, site):
+            raise PageElsewhere(shown)
     return DeviceCode(
         device_code=code,
         user_code=user_code,
         url=url,
-        verification_uri=_line(data, "verification_uri"),
+        verification_uri=page,
         expires_in=_seconds(data, "expires_in", DEFAULT_LIFE) or DEFAULT_LIFE,
         interval=max(_seconds(data, "interval", DEFAULT_INTERVAL), MIN_INTERVAL),
-        browsable=browsable(url, site),
     )
 
 
@@ -139,7 +141,7 @@ async def refresh(
 
 
 def browsable(url: str, site: Site) -> bool:
-    """Tell whether *url* is on the provider's own site: https on kimi.com, kimi.ai or below, or an overridden origin.
+    """Tell whether *url* may be shown and opened: https on kimi.com, kimi.ai or below, or an overridden origin.
 
     No user names, no other ports, and nothing that browsers and `urlsplit` read differently.
     """

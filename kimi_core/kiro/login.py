@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from kimi_core.device_flow import (
     Sleep,
     approval,
 )
-from kimi_core.errors import ConfigError, LoginDenied, LoginError
+from kimi_core.errors import ConfigError, LoginDenied, LoginError, PageElsewhere
 from kimi_core.exchange import Headers
 from kimi_core.kiro.accounts import Account, Registry, new_id
 from kimi_core.kiro.auth_errors import CodeExpired
@@ -44,15 +45,19 @@ LIKELY_REGIONS = ("us-east-1", "eu-west-1", "eu-central-1", "us-east-2", "us-wes
 GOOD_FOR = 30 * 86_400_000  # milliseconds that a registration must have left, for a login dies with it
 DEFAULT_LIFE = 600.0  # seconds that a device code is good for where the answer does not say
 MAX_SECONDS = 86400.0  # a day: more in an answer is a mistake, and the default stands
-AWS_SITES = ("amazonaws.com", "awsapps.com", "amazon.com", "aws.dev", "app.aws")
+_AWS_PAGES = (
+    re.compile(  # below amazonaws.com anybody may have pages (buckets, gateways): only the host of logins counts
+        r"device\.sso\.[a-z0-9-]+\.amazonaws\.com|(?:[a-z0-9-]+\.)*(?:awsapps\.com|amazon\.com|aws\.dev|app\.aws)"
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceCode:
     """What the user needs for the approval.
 
-    `url` has the code in it, `verification_uri` asks for it; `expires_in` and `interval` are seconds. `browsable`:
-    `url` is on one of AWS's sites or the organisation's own start page, so that a program may open it unasked.
+    `url` has the code in it, `verification_uri` asks for it; both are on one of AWS's sites or the organisation's own
+    start page. `expires_in` and `interval` are seconds.
     """
 
     device_code: str = field(repr=False)
@@ -61,7 +66,6 @@ class DeviceCode:
     verification_uri: str
     expires_in: float
     interval: float
-    browsable: bool
 
 
 class _Refused(Exception):
@@ -172,14 +176,17 @@ async def _authorize(sso: Sso, region: str, registration: Registration, start_ur
     url = _line(reply, "verificationUriComplete")
     if reply.status != httpx.codes.OK or not (code and user_code and url):
         raise _Refused(reply)
+    page = _line(reply, "verificationUri")
+    for shown in filter(None, (url, page)):
+        if not browsable(shown, start_url):
+            raise PageElsewhere(shown)
     return DeviceCode(
         device_code=code,
         user_code=user_code,
         url=url,
-        verification_uri=_line(reply, "verificationUri"),
+        verification_uri=page,
         expires_in=_seconds(reply, "expiresIn", DEFAULT_LIFE) or DEFAULT_LIFE,
         interval=max(_seconds(reply, "interval", DEFAULT_INTERVAL), MIN_INTERVAL),
-        browsable=browsable(url, start_url),
     )
 
 
@@ -219,7 +226,7 @@ async def _poll(
 
 
 def browsable(url: str, start_url: str) -> bool:
-    """Tell whether *url* may be opened unasked: https on a site of AWS, or on the host of the start URL."""
+    """Tell whether *url* may be shown and opened: https on a page of AWS's own, or on the host of the start URL."""
     if not (url.isascii() and url.isprintable()) or any(sign in url for sign in ' \\"<>'):
         return False
     try:
@@ -229,7 +236,7 @@ def browsable(url: str, start_url: str) -> bool:
         return False
     host = parts.hostname or ""
     own = host == urlsplit(start_url).hostname
-    return usual and (own or any(host == site or host.endswith(f".{site}") for site in AWS_SITES))
+    return usual and (own or _AWS_PAGES.fullmatch(host) is not None)
 
 
 def _line(reply: Reply, name: str) -> str:

@@ -135,6 +135,9 @@ class Reception:
         if found is None:
             if on_own_port:
                 self.answer(flow, local.answer(flow.request, self.providers))
+            elif local.misses(head, flow, self.providers):
+                own, limit = flow.client_conn.sockname[1], self.settings.kimi_max_body * KIB * KIB
+                replay.attach(flow, local.OtherPortControl(head.port, own, limit))
             elif takeover.concerns(head, self.settings.openai_hosts):
                 replay.attach(flow, takeover.ReadingControl(self.settings.kimi_max_body * KIB * KIB))
             elif native.concerns(head, self.providers) and replay.installed():

@@ -109,10 +109,13 @@ def test_login_opens_a_browser_where_one_is_seen(cli, arguments, environ, platfo
 
 
 def test_login_opens_no_foreign_page(cli):
-    """An address that is not the provider's own is shown, but not opened."""
+    """An address that is not the provider's own ends the login: it is named, and neither opened nor shown as a link."""
     cli.environ["DISPLAY"] = ":0"
     cli.fake.oauth.device_answer = {"verification_uri_complete": "https://kimi.com.evil.test/?user_code=FAKE"}
-    assert "https://kimi.com.evil.test/" in cli("login", "kimi").stdout
+    ended = cli("login", "kimi")
+    assert ended.exit_code == 1
+    assert "sends you to kimi.com.evil.test" in ended.stderr
+    assert "https://kimi.com.evil.test" not in ended.stdout + ended.stderr
     assert cli.browsed == []
 
 

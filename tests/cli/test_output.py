@@ -4,10 +4,12 @@ import threading
 import click
 import pytest
 from click.testing import CliRunner
+from rich.console import Group
+from rich.text import Text
 
 from kimi_core.cli import app, formats
 from kimi_core.cli import main as main_module
-from kimi_core.cli.output import FILE_WIDTH, Output
+from kimi_core.cli.output import FILE_WIDTH, Output, Report
 from kimi_core.cli.steps import Code, TerminalSteps
 
 
@@ -43,7 +45,7 @@ def terminal(monkeypatch, width):
     return out
 
 
-CODE = Code("FAKE-0001", "https://www.kimi.com/code?user_code=FAKE-0001", "", 1800, 5, browsable=True)
+CODE = Code("FAKE-0001", "https://www.kimi.com/code?user_code=FAKE-0001", "", 1800, 5)
 
 
 def test_a_narrow_terminal_gets_no_qr_code(monkeypatch):
@@ -53,6 +55,14 @@ def test_a_narrow_terminal_gets_no_qr_code(monkeypatch):
         steps.code(CODE)
     assert "▄" not in out.console.file.getvalue()
     assert CODE.url in out.console.file.getvalue()
+
+
+def test_a_line_that_is_left_whole_is_shown_whole(monkeypatch):
+    """What is to be copied, a command or an address, is longer than a terminal is wide, and nothing of it is cut."""
+    out = terminal(monkeypatch, 20)
+    command = "kimi-mitm doctor --set listen_port=PORT"
+    out.show(Report({}, Group(Text("above"), Text(command, no_wrap=True, overflow="ignore"))))
+    assert out.console.file.getvalue() == f"above\n{command}\n"
 
 
 def test_the_countdown_is_taken_down(monkeypatch):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kimi_core import calls
 from kimi_core.calls import excerpt
-from kimi_core.errors import AuthUnavailable, LoginDead, LoginDenied, LoginError, LoginExpired
+from kimi_core.errors import AuthUnavailable, LoginDead, LoginDenied, LoginError, LoginExpired, PageElsewhere
 from kimi_core.exchange import Headers
 from kimi_core.kimi import oauth
 from kimi_core.kimi.constants import REGIONS, Site
@@ -102,7 +102,6 @@ async def test_a_login_that_is_approved_at_once(fake: FakeOAuth) -> None:
     assert flow.clock.slept == []
     assert flow.codes[0].user_code == "FAKE-0001"
     assert flow.codes[0].url.endswith("?user_code=FAKE-0001")
-    assert flow.codes[0].browsable
     assert "fake-device" not in repr(flow.codes[0])
 
 
@@ -196,13 +195,14 @@ async def test_two_failed_polls_in_a_row_end_the_login(fake: FakeOAuth, failure:
 
 async def test_failures_that_are_not_in_a_row_do_not_add_up() -> None:
     """A good answer between two failures starts the count again; no answer at all counts as a failure."""
-    code = httpx.Response(200, json={"device_code": "d", "user_code": "u", "verification_uri_complete": "https://x.y"})
+    code = httpx.Response(
+        200, json={"device_code": "d", "user_code": "u", "verification_uri_complete": "https://kimi.com/"}
+    )
     pending = httpx.Response(400, json={"error": "authorization_pending"})
     lost = httpx.ReadTimeout("fake")
     good = httpx.Response(200, json=TOKEN.to_json())
     flow = Flow(answers(code, lost, pending, lost, good))
     assert (await flow.run()).access_token == "fake-access-0"
-    assert not flow.codes[0].browsable
     assert flow.codes[0].expires_in == 1800.0
     with pytest.raises(LoginError, match="could not be reached: ReadTimeout: fake"):
         await Flow(answers(code, lost)).run()
@@ -385,6 +385,26 @@ MIRROR = Site("login.example", "https://login.example", "https://api.example/v1"
 def test_only_the_providers_own_pages_may_be_opened(url: str, site: Site, safe: bool) -> None:
     """Only https on kimi.com, kimi.ai and below, or the overridden origin; nothing that only looks like it."""
     assert browsable(url, site) is safe
+
+
+@pytest.mark.parametrize("name", ["verification_uri", "verification_uri_complete"])
+@pytest.mark.parametrize(
+    "url", ["https://evil.example/?user_code=A", "http://www.kimi.com/", "https://kimi.com@evil.example/"]
+)
+async def test_a_page_that_is_not_the_providers_ends_the_login(name: str, url: str) -> None:
+    """Neither address is shown or opened if it leads elsewhere; the host is named."""
+    page = "https://www.kimi.com/code"
+    fields = {
+        "device_code": "fake-device",
+        "user_code": "u",
+        "verification_uri": page,
+        "verification_uri_complete": page,
+    }
+    flow = Flow(answers(httpx.Response(200, json=fields | {name: url})))
+    with pytest.raises(PageElsewhere) as caught:
+        await flow.run()
+    assert url.split("/")[2] in str(caught.value)
+    assert flow.codes == []
 
 
 @given(st.text(), st.text(st.sampled_from("abcXYZ019._-~+/="), min_size=16))

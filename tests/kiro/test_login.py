@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 
-from kimi_core.errors import ConfigError, LoginDenied, LoginError
+from kimi_core.errors import ConfigError, LoginDenied, LoginError, PageElsewhere
 from kimi_core.kiro.accounts import Registry
 from kimi_core.kiro.auth_errors import CodeExpired
 from kimi_core.kiro.constants import Endpoints
@@ -68,7 +68,6 @@ async def test_a_builder_id_login(bench):
     assert bench.fake.valid(one.access_token)
     assert bench.codes[0].user_code.startswith("FAKE-")
     assert "fake-device-code" not in repr(bench.codes)
-    assert bench.codes[0].browsable
     assert sum(bench.slept) == pytest.approx(1 + 6 + 6)
     assert bench.waits[-1][1] == 6.0
     async with httpx.AsyncClient(transport=httpx.ASGITransport(bench.fake)) as client:
@@ -199,7 +198,11 @@ async def test_a_service_that_is_not_there(bench):
     count = 0
     answers = {
         "/client/register": {"clientId": "c", "clientSecret": "s", "clientSecretExpiresAt": NOW + 10**7},
-        "/device_authorization": {"deviceCode": "d", "userCode": "U", "verificationUriComplete": "https://x.test/"},
+        "/device_authorization": {
+            "deviceCode": "d",
+            "userCode": "U",
+            "verificationUriComplete": "https://view.awsapps.com/",
+        },
     }
 
     def flaky(request):
@@ -212,7 +215,6 @@ async def test_a_service_that_is_not_there(bench):
         return httpx.Response(200, json={"accessToken": "fake-access-1", "refreshToken": "r", "expiresIn": 1})
 
     assert (await bench.login(httpx.MockTransport(flaky))).access_token == "fake-access-1"
-    assert not bench.codes[-1].browsable
 
 
 async def test_the_registration_asks_for_what_is_needed(bench):
@@ -232,6 +234,11 @@ async def test_the_registration_asks_for_what_is_needed(bench):
         ("https://sso.fake.test/device", "https://sso.fake.test/start", True),
         ("https://sso.fake.test/device", BUILDER_START, False),
         ("http://view.awsapps.com/", BUILDER_START, False),
+        ("https://ssoins-1.portal.eu-west-1.app.aws/", BUILDER_START, True),
+        ("https://evil-bucket.s3.amazonaws.com/", BUILDER_START, False),
+        ("https://abc.execute-api.us-east-1.amazonaws.com/", BUILDER_START, False),
+        ("https://device.sso.evil.s3.amazonaws.com/", BUILDER_START, False),
+        ("https://device.sso.amazonaws.com/", BUILDER_START, False),
         ("https://amazonaws.com.evil.test/", BUILDER_START, False),
         ("https://evilamazonaws.com/", BUILDER_START, False),
         ("https://view.awsapps.com:8443/", BUILDER_START, False),
@@ -244,3 +251,17 @@ async def test_the_registration_asks_for_what_is_needed(bench):
 def test_which_page_may_be_opened_unasked(url, start, expected):
     """Only pages of AWS, and of the organisation's own start URL."""
     assert browsable(url, start) is expected
+
+
+@pytest.mark.parametrize("name", ["verificationUri", "verificationUriComplete"])
+async def test_a_page_that_is_not_of_aws_ends_the_login(bench, name):
+    """Neither address is shown or opened if it leads elsewhere; the host is named."""
+    page = "https://view.awsapps.com/start/#/device"
+    code = {"deviceCode": "d", "userCode": "U", "verificationUri": page, "verificationUriComplete": page}
+    answers = {
+        "/client/register": {"clientId": "c", "clientSecret": "s", "clientSecretExpiresAt": NOW + 10**7},
+        "/device_authorization": code | {name: "https://evil-bucket.s3.amazonaws.com/start"},
+    }
+    with pytest.raises(PageElsewhere, match=r"evil-bucket\.s3\.amazonaws\.com"):
+        await bench.login(httpx.MockTransport(lambda request: httpx.Response(200, json=answers[request.url.path])))
+    assert bench.codes == []
