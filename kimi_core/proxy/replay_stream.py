@@ -62,7 +62,7 @@ HELD_BYTES = 256 * 1024  # a held answer is an error message: what is longer is 
 HELD_SECONDS = 3.0  # and one that does not end is not waited for longer than a person would
 LONGEST_WAKEUP = 30.0  # seconds; a pending wakeup keeps a finished stream in memory, so none is long
 
-LAST_STATUS = 599  # RFC 9110 §15
+FIRST_STATUS, LAST_STATUS = 200, 599  # of a final answer (RFC 9110 §15)
 MALFORMED = "the head of its answer breaks the rules of HTTP"
 UNCHECKED = "The connection to the service could not be checked, so nothing was sent."
 UNSEALED = "The credentials could not be put into the request, so nothing was sent."
@@ -326,24 +326,30 @@ class ReplayStream(StockStream):
     def state_wait_for_response_headers(self, event: ResponseHeaders) -> Steps[None]:
         """Hold the answer back, look into it first, or treat it as mitmproxy does."""
         control = self._control
-        if control is not None and self._judged and event.response.status_code >= http.status_codes.OK:
+        if control is not None and self._judged:
             self._head = event
             if self._malformed(event.response):
                 failure = ResponseProtocolError(self.stream_id, MALFORMED, ErrorCode.GENERIC_SERVER_ERROR)
                 yield from self._cancel()
                 yield from self.handle_protocol_error(failure)
                 return
-            if guarded(False, control.holds, self.flow, event.response):
+            final = event.response.status_code >= FIRST_STATUS
+            if final and guarded(False, control.holds, self.flow, event.response):
                 self.server_state = self.state_held
                 return
-            if not event.end_stream and guarded(False, control.peeks, self.flow, event.response):
+            if final and not event.end_stream and guarded(False, control.peeks, self.flow, event.response):
                 self.server_state = self.state_peek
                 return
         yield from super().state_wait_for_response_headers(event)
 
     def _malformed(self, response: http.Response) -> bool:
-        """Tell whether a head is one of which mitmproxy makes an error page, or no HTTP: such an attempt has failed."""
-        if response.status_code > LAST_STATUS:
+        """Tell whether a head is one of which mitmproxy makes an error page, or no answer: such an attempt has failed.
+
+        mitmproxy takes an interim answer (1xx) for the whole one, and a 101 that nobody asked for as the end of HTTP.
+        """
+        status = response.status_code
+        wanted = status == http.status_codes.SWITCHING and "upgrade" in self.flow.request.headers
+        if not (wanted or FIRST_STATUS <= status <= LAST_STATUS):
             return True
         try:
             if self.context.options.validate_inbound_headers:

@@ -29,7 +29,8 @@ MODELS = {"kimi": "kimi-for-coding", "kiro": "claude-sonnet-4.5"}
 HOSTS = {"kimi": (KIMI_HOST,), "kiro": API_HOSTS}
 WANTED = {"kimi": b"/chat/completions", "kiro": b"GenerateAssistantResponse"}
 PROVIDERS = ("kimi", "kiro")
-LIMITS = {"kimi_first_byte_timeout": 3, "kimi_idle_timeout": 3, "kiro_first_byte_timeout": 3, "kiro_idle_timeout": 3}
+LIMITS = ("kimi_first_byte_timeout", "kimi_idle_timeout", "kiro_first_byte_timeout", "kiro_idle_timeout")
+PATIENCE = 3  # seconds
 SECONDS = 30.0  # a client that waits longer has been left hanging
 DONE = b"data: [DONE]"
 
@@ -105,12 +106,20 @@ class Asking(threading.Thread):
 class Lab:
     """The proxy, and per provider a raw server for each protocol: `lead` says which of them is the service now."""
 
-    def __init__(self, world: KiroWorld, ca: trustme.CA, folder: Path, confdir: Path) -> None:
+    def __init__(
+        self,
+        world: KiroWorld,
+        ca: trustme.CA,
+        folder: Path,
+        confdir: Path,
+        *,
+        patience: int = PATIENCE,
+        **more: Any,
+    ) -> None:
         self.world = world
         self.ca = ca
-        options = [f"{name}={value}" for name, value in LIMITS.items()]
-        options += ["kiro_deadline=20"]
-        self.proxy = KiroProxy(world, folder / "proxy", confdir, options=options)
+        options = [f"{name}={patience}" for name in LIMITS] + ["kiro_deadline=20"]
+        self.proxy = KiroProxy(world, folder / "proxy", confdir, options=options, **more)
         self.servers = {
             (provider, http2): self.server(provider, self.certificate(*hosts), http2=http2)
             for provider, hosts in HOSTS.items()

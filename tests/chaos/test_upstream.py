@@ -7,7 +7,7 @@ import brotli
 import pytest
 import zstandard
 
-from tests.chaos.lab import GOOD, KINDS, LIMITS, PROVIDERS
+from tests.chaos.lab import GOOD, KINDS, PATIENCE, PROVIDERS
 from tests.chaos.raw import END, answer, chunk, head
 from tests.servers.kiro_answers import INITIAL, METERING, PERCENT, text
 from tests.servers.script import chat_events
@@ -185,7 +185,7 @@ def test_others_are_served_while_a_head_drips(lab):
     """A service that sends its head byte by byte is given up at the limit; nobody else waits for it."""
     drip = [bytes([byte]) for byte in head(SSE)]
     with lab.background_ask("kimi") as slow:
-        serve(lab, "kimi", *drip, pause=LIMITS["kimi_first_byte_timeout"] / len(drip) * 2)
+        serve(lab, "kimi", *drip, pause=PATIENCE / len(drip) * 2)
         slow.start()
         lab.wait_for_served("kimi")
         lab.servers["kimi", False].scripts.clear()

@@ -419,6 +419,8 @@ def test_answers_without_a_body_keep_their_head(drive, method, status):
         (401, {"bad name": "1"}),
         (200, {"content-length": "1", "transfer-encoding": "chunked"}),
         (2000, {}),
+        (101, {}),
+        (103, {}),
     ],
 )
 def test_a_malformed_head_is_a_failed_attempt(drive, status, fields):
