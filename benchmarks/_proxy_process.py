@@ -1,4 +1,7 @@
-"""mitmdump processes for `proxy.py`, plain or with the addon and its logins, and what the kernel says of them."""
+"""Processes that `proxy.py` and its like measure, plain mitmdump or with the addon and its logins.
+
+What they cost is what the kernel says of them (proc(5)).
+"""
 
 from __future__ import annotations
 
@@ -25,37 +28,44 @@ from tests.e2e.harness import ADDON, environment, free_port, wait_until
 PLAIN = Path(__file__).with_name("_proxy_plain.py")
 KEY_BITS = 2048
 LIFE = 86_400.0  # seconds that the fake logins are good for: nothing is refreshed while it is measured
+START_SECONDS = 120.0  # until a process listens, be it under valgrind
 STOP_SECONDS = 10.0
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 USER_TIME, SYSTEM_TIME = 11, 12  # places in /proc/PID/stat after the name (proc(5))
 
 
-class Mitmdump:
-    """One process, with mitmdump's own defaults; its output goes to a file."""
+class Process:
+    """One server process on a port of loopback; its output goes to a file.
 
-    def __init__(self, script: Path, folder: Path, confdir: Path, environ: dict[str, str]) -> None:
-        self.port = free_port()
+    `with` waits until it listens. `launch` does not; leaving `with`, or `end`, ends it.
+    """
+
+    def __init__(self, command: list[str], port: int, folder: Path, environ: dict[str, str]) -> None:
+        self.command, self.port, self.environ = command, port, environ
+        self._folder = folder
         self._log = folder / "log.txt"
-        tool = Path(sys.executable).with_name("mitmdump")
-        self._command = [str(tool), "--listen-host", "127.0.0.1", "-p", str(self.port), "-s", str(script)]
-        self._command += ["--set", f"confdir={confdir}"]
-        self._folder, self._environ = folder, environ
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                self._command, cwd=self._folder, env=self._environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
+        self.launch()
         try:
-            wait_until(self._listens, "mitmdump's start")
+            wait_until(self._listens, f"the start of {Path(self.command[0]).name}", START_SECONDS)
         except BaseException:
-            self.__exit__()
+            self.end()
             raise
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.end()
+
+    def launch(self) -> None:
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self.command, cwd=self._folder, env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    def end(self) -> None:
         if self._process is None:
             return
         self._process.send_signal(signal.SIGTERM)
@@ -64,6 +74,16 @@ class Mitmdump:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def check(self) -> None:
+        """Raise AssertionError, with what it said, where the process has ended."""
+        assert self._process is not None
+        assert self._process.poll() is None, f"{self.command[0]} ended at once:\n{self.log()}"
 
     def log(self) -> str:
         return self._log.read_text(errors="replace")
@@ -78,12 +98,10 @@ class Mitmdump:
         return int(self._proc("statm").split()[1]) * PAGE / 1024
 
     def _proc(self, name: str) -> str:
-        assert self._process is not None
-        return Path(f"/proc/{self._process.pid}/{name}").read_text()
+        return Path(f"/proc/{self.pid}/{name}").read_text()
 
     def _listens(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, f"mitmdump ended at once:\n{self.log()}"
+        self.check()
         try:
             socket.create_connection(("127.0.0.1", self.port), 1.0).close()
         except OSError:
@@ -92,33 +110,43 @@ class Mitmdump:
 
 
 class Machines:
-    """Makes the processes, each in a folder of its own, in front of the fake service on *port*."""
+    """Makes mitmdump processes, each in a folder of its own, in front of the fake service on *port*.
+
+    All have mitmdump's own defaults.
+    """
 
     def __init__(self, folder: Path, port: int) -> None:
         self._folder = folder
         self._confdir = folder / "confdir"
         self._number = 0
-        self._origin = f"http://127.0.0.1:{port}"
+        self.origin = f"http://127.0.0.1:{port}"
         self._confdir.mkdir()
         CertStore.create_store(self._confdir, "mitmproxy", KEY_BITS)
 
-    def plain(self) -> Mitmdump:
-        home = self._home()
-        return Mitmdump(PLAIN, home, self._confdir, environment(home))
+    def plain(self) -> Process:
+        home = self.home()
+        return self._mitmdump(PLAIN, home, environment(home))
 
-    def ours(self) -> Mitmdump:
-        home = self._home()
-        places = {f"KIRO_{name}_URL": self._origin for name in ("RUNTIME", "MANAGEMENT", "Q", "OIDC", "AUTH", "PORTAL")}
-        places |= {"KIMI_CODE_BASE_URL": f"{self._origin}/coding/v1", "KIMI_CODE_OAUTH_HOST": self._origin}
+    def ours(self) -> Process:
+        home = self.home()
+        places = {f"KIRO_{name}_URL": self.origin for name in ("RUNTIME", "MANAGEMENT", "Q", "OIDC", "AUTH", "PORTAL")}
+        places |= {"KIMI_CODE_BASE_URL": f"{self.origin}/coding/v1", "KIMI_CODE_OAUTH_HOST": self.origin}
         environ = environment(home, places)
         _log_in(home, environ)
-        return Mitmdump(ADDON, home, self._confdir, environ)
+        return self._mitmdump(ADDON, home, environ)
 
-    def _home(self) -> Path:
+    def home(self) -> Path:
+        """Return a new folder."""
         self._number += 1
         home = self._folder / f"home-{self._number}"
         home.mkdir()
         return home
+
+    def _mitmdump(self, script: Path, home: Path, environ: dict[str, str]) -> Process:
+        port = free_port()
+        tool = Path(sys.executable).with_name("mitmdump")
+        command = [str(tool), "--listen-host", "127.0.0.1", "-p", str(port), "-s", str(script)]
+        return Process([*command, "--set", f"confdir={self._confdir}"], port, home, environ)
 
 
 def _log_in(home: Path, environ: dict[str, str]) -> None:

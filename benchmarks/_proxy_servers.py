@@ -20,8 +20,9 @@ from tests.servers.kiro import MODELS as KIRO_MODELS
 KIB = 1024
 HEAD_END = b"\r\n\r\n"
 LAST_CHUNK = b"\r\n0\r\n\r\n"
-FETCH_SECONDS = 30.0
+FETCH_SECONDS = 120.0
 PATIENCE = 0.25  # seconds after which the next piece goes out although the last one has brought the client nothing
+CLOSE = "x-benchmark-close: 1"  # asks the service to end the connection, which "Connection: close" does at a proxy
 SSE = "text/event-stream; charset=utf-8"
 EVENT_STREAM = "application/vnd.amazon.eventstream"
 
@@ -31,6 +32,7 @@ KIRO_USAGE = {
     "usageBreakdownList": [{"resourceType": "CREDIT", "currentUsage": 12, "usageLimit": 5000}],
 }
 USAGE = {"prompt_tokens": 300, "completion_tokens": 20, "total_tokens": 320, "cached_tokens": 256}
+CLOSING = (b"\r\nconnection: close", CLOSE.encode())  # words in the head of a request after which it is the last one
 SIDE = (  # words in the head of a call beside the requests -> its answer
     (b"listavailablemodels", {"defaultModel": {"modelId": "auto"}, "models": KIRO_MODELS}),
     (b"getusagelimits", KIRO_USAGE),
@@ -84,10 +86,11 @@ class Pace:
     """Something arrived at the client."""
 
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    patience: float = PATIENCE
 
     async def wait(self) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self.patience):
                 await self.arrived.wait()
         except TimeoutError:
             pass
@@ -152,6 +155,8 @@ class _Serving(asyncio.Protocol):
         else:
             end = b"" if answer.open_end else b"0\r\n\r\n"
             self.transport.write(answer.head + b"".join(map(_chunk, answer.pieces)) + end)
+            if end and any(word in head for word in CLOSING):
+                self.transport.close()
 
     async def _send_slowly(self, answer: Answer) -> None:
         pace = self._service.pace
@@ -256,8 +261,8 @@ class Client(asyncio.Protocol):
             self._done.set_exception(RuntimeError(what))
 
 
-def request(target: str, host: str, body: dict[str, Any]) -> bytes:
-    """Return a chat request as a client writes it."""
+def request(target: str, host: str, body: dict[str, Any], *more: str) -> bytes:
+    """Return a chat request as a client writes it, with *more* lines in its head."""
     data = json.dumps(body, separators=(",", ":")).encode()
     fields = (
         f"POST {target} HTTP/1.1",
@@ -268,5 +273,6 @@ def request(target: str, host: str, body: dict[str, Any]) -> bytes:
         "Accept: text/event-stream",
         "x-session-id: ses_benchmark",
         f"Content-Length: {len(data)}",
+        *more,
     )
     return "\r\n".join(fields).encode() + HEAD_END + data
