@@ -28,6 +28,16 @@ from kimi_core.kiro.sync import Importer, Line
 STRATEGIES = get_args(Strategy.__value__)
 KINDS = {kind.replace("_", "-"): kind for kind in sources.NAMES}  # what --from takes
 DONE = frozenset({"forked", "shared", "known", "older"})  # outcomes of an import that need nothing done
+OUTCOMES = {  # as people read them; scripts get the names
+    "forked": "taken over",
+    "shared": "shared",
+    "known": "known",
+    "older": "left out",
+    "unclear": "unclear",
+    "rejected": "refused",
+    "unavailable": "not now",
+    "unreadable": "unreadable",
+}
 COLOURS = {"forked": "green", "shared": "green", "known": "dim", "older": "dim"}
 PROVIDER = "kiro"
 
@@ -288,9 +298,9 @@ def _sync_view(lines: tuple[Line, ...]) -> Group | Text:
     table = Table.grid(padding=(0, 2))
     for line in lines:
         table.add_row(
-            Text(line.place, style="bold"),
-            Text(line.outcome, style=COLOURS.get(line.outcome, "yellow")),
+            Text(line.place, style="bold", overflow="fold"),
+            Text(OUTCOMES[line.outcome], style=COLOURS.get(line.outcome, "yellow")),
             Text(line.text),
-            Text(line.key, style="dim"),
+            Text(line.key, style="dim", overflow="fold"),
         )
     return Group(table, Text("\nTo see the accounts: kimi-mitm accounts list"))

@@ -59,11 +59,10 @@ class Kiro:
             data["next"] = LOGIN
             return Report(data, Group(Text(NOBODY, style="dim"), Text()), ExitCode.NOT_LOGGED_IN, empty=True)
         serving = sum(condition(account, now).state in SERVING for account in stored.accounts)
-        head = Text.assemble(
-            ("Kiro  ", "bold"), f"{serving} of {len(stored.accounts)} accounts can serve, kept in {path}"
-        )
+        head = Text.assemble(("Kiro  ", "bold"), f"{serving} of {len(stored.accounts)} accounts can serve")
+        kept = Text.assemble(("  file  ", "dim"), str(path), no_wrap=True, overflow="ignore")
         code = ExitCode.OK if serving else ExitCode.NOT_LOGGED_IN
-        return Report(data, Group(head, accounts_view(stored, now, strategy(app, stored)), Text()), code)
+        return Report(data, Group(head, kept, Text(), accounts_view(stored, now, strategy(app, stored)), Text()), code)
 
     async def login(self, app: App, steps: Steps, wish: Wish) -> None:
         """Log in, store the account, then learn whose it is and what it has; a failure of the latter loses nothing."""

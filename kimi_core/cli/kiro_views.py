@@ -22,7 +22,9 @@ from kimi_core.kiro.sources import NAMES
 from kimi_core.kiro.usage import left, severity
 
 BAR = 20  # columns of a usage bar
-NOBODY = "No Kiro account. Log in with: kimi-mitm login kiro, or import one with: kimi-mitm accounts sync"
+NOBODY = (
+    "No Kiro account. Log in with: kimi-mitm login kiro, or take over that of another program: kimi-mitm accounts sync"
+)
 MINUTE = 60  # seconds
 
 # --- accounts ---------------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class Output:
         if self.as_json:
             self.emit(report.data)
         else:
-            self.console.print(report.view)
+            self.console.print(report.view, crop=False)  # a line that is left whole, to be copied, is shown whole
         return report.code
 
     def busy(self, text: str) -> AbstractContextManager[object]:

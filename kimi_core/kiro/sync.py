@@ -127,7 +127,7 @@ class Importer:
         account = self.registry.load().get(account_id)
         if account is not None and not account.user_id and (person := await self._whose(account)):
             account_id = await self.registry.aupdate(lambda now: identify(now, account_id, person))
-        return _line(place, token, "forked", "It has a chain of tokens of its own now.", account_id)
+        return _line(place, token, "forked", "The account serves, with a login of its own.", account_id)
 
     async def _whose(self, account: Account) -> Person | None:
         return await self.who(account) if account.remaining(self.clock()) > 0 else None
@@ -202,9 +202,9 @@ def _remembered(place: Place, token: Token, record: ForkRecord, accounts: Accoun
         return _line(place, token, "rejected", "It was turned down before; log in there again, and sync again.")
     if accounts.get(record.account or "") is None:
         return _line(
-            place, token, "known", "It was imported before and removed; `kimi-mitm login kiro` brings it back."
+            place, token, "known", "It was taken over before, and removed since; `kimi-mitm login kiro` brings it back."
         )
-    return _line(place, token, "known", "It was imported before.", record.account)
+    return _line(place, token, "known", "It was taken over before.", record.account)
 
 
 def _line(place: Place, token: Token | None, outcome: Outcome, text: str, account_id: str | None = None) -> Line:

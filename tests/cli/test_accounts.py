@@ -246,7 +246,7 @@ def kiro_cli_store(kiro):
 def test_sync_from_kiro_cli(kiro, kiro_cli_store):
     """The login is forked once, whose it is is known, and a second time nothing is spent."""
     result = kiro("accounts", "sync")
-    assert (result.exit_code, "kiro-cli" in result.stdout, "forked" in result.stdout) == (0, True, True)
+    assert (result.exit_code, "kiro-cli" in result.stdout, "taken over" in result.stdout) == (0, True, True)
     (account,) = kiro.accounts
     assert account["email"] == "d-fake-user-9@example.test"
     assert account["refresh_token"] != kiro_cli_store["refreshToken"]
