@@ -4,12 +4,13 @@
 BIN := .venv/bin
 ARGS ?=
 PROVIDER ?= kimi
+SECONDS ?= 60
 # two workers: whole files go to one, since tests of one file share servers and processes, in the order of
 # tests/conftest.py; hypothesis without its deadline, and with the same examples in every run
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=ci
 
 .DEFAULT_GOAL := help
-.PHONY: help run web login setup setup-dev test coverage test-unit lint format bench screenshots check-upstream clean
+.PHONY: help run web login setup setup-dev test coverage test-unit lint format bench fuzz bench-peers bench-report screenshots check-upstream clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -50,8 +51,17 @@ format: setup-dev ## let ruff write the layout
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup-dev ## measure what the addon costs, in about three minutes
-	@set -e; for each in benchmarks/[!_]*.py; do $(BIN)/python $$each $(ARGS); done
+bench: setup-dev ## measure what the addon costs, in about ten minutes
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-peers: setup-dev ## install other gateways into .cache/bench, for `make bench` to measure beside the addon
+	@$(BIN)/python benchmarks/peers.py --install
+
+bench-report: setup-dev ## measure, and write the results into docs/benchmarks.md
+	@$(BIN)/python -m benchmarks --report $(ARGS)
+
+fuzz: setup-dev ## look for input that breaks something: make fuzz SECONDS=600
+	FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest -q -n 0 tests/fuzz $(ARGS)
 
 screenshots: setup-dev ## take the pictures in docs/screenshots anew; needs Chromium
 	$(BIN)/python scripts/screenshots.py $(ARGS)
