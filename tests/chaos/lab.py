@@ -114,12 +114,13 @@ class Lab:
         confdir: Path,
         *,
         patience: int = PATIENCE,
+        kind: type[KiroProxy] = KiroProxy,
         **more: Any,
     ) -> None:
         self.world = world
         self.ca = ca
         options = [f"{name}={patience}" for name in LIMITS] + ["kiro_deadline=20"]
-        self.proxy = KiroProxy(world, folder / "proxy", confdir, options=options, **more)
+        self.proxy = kind(world, folder / "proxy", confdir, options=options, **more)
         self.servers = {
             (provider, http2): self.server(provider, self.certificate(*hosts), http2=http2)
             for provider, hosts in HOSTS.items()
