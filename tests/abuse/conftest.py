@@ -1,0 +1,3 @@
+from tests.proxy.conftest import place, world
+
+__all__ = ("place", "world")
