@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.e2e.harness import ROOT, Proxy, environment
@@ -63,12 +64,12 @@ class Opencode:
         self._run(command, environ)
         self._written = words
 
-    def __call__(self, *words: str, prompt: str = "", **more: str) -> str:
-        """Run opencode once, with *more* in its environment; return what it printed."""
+    def __call__(self, *words: str, prompt: str = "", through: Sequence[str] = (), **more: str) -> str:
+        """Run opencode once, by the command *through* and with *more* in its environment; return what it printed."""
         assert self._program
         environ = environment(self.home, QUIET | more)
         # as an argument the prompt would be quoted
-        return self._run([self._program, *words], environ, prompt)
+        return self._run([*through, self._program, *words], environ, prompt)
 
     def _run(self, command: list[str], environ: dict[str, str], prompt: str = "") -> str:
         done = subprocess.run(

@@ -1,5 +1,8 @@
 """opencode itself, from its package, with a file of the user's that `kimi-mitm config` has merged its provider into."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from kimi_core.cli.jsonc import parse
@@ -27,6 +30,13 @@ def run(proxy, opencode):
     return ask
 
 
+@pytest.fixture
+def by_command(proxy):
+    """Return the command that runs a client through the proxy that is there."""
+    program = str(Path(sys.executable).with_name("kimi-mitm"))
+    return [program, "run", "--port", str(proxy.port), "--confdir", str(proxy.ca_file.parent), "--"]
+
+
 def main_and_title(requests):
     """Return the main call and the title call of a new session: only the main call has tools."""
     (main,) = [seen for seen in requests if seen.json.get("tools")]
@@ -34,9 +44,11 @@ def main_and_title(requests):
     return main, title
 
 
-def test_answers_under_the_real_host_name(world, run):
-    """Title call and main call of a session share one prompt cache key; the answer is printed."""
-    assert "first answer" in run("[[say first answer]]")
+def test_answers_under_the_real_host_name(world, opencode, by_command):
+    """By `kimi-mitm run`: title and main call of a session share one prompt cache key; the answer is printed."""
+    opencode.configure("--with-limit", "32768")
+    words = ["run", "--model", f"{PROVIDER}/{MODEL}"]
+    assert "first answer" in opencode(*words, prompt="[[say first answer]]", through=by_command)
     main, title = main_and_title(world.kimi.of("chat"))
     assert main.json["prompt_cache_key"] == title.json["prompt_cache_key"]
     assert main.json["max_completion_tokens"] == 32000
