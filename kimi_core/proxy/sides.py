@@ -114,7 +114,7 @@ def request_of(flow: http.HTTPFlow) -> ClientRequest | None:
         headers = Headers((str(name), str(value)) for name, value in found["headers"] if value != WITHHELD)
         provider, operation, method, url = (str(found[name]) for name in _WORDS)
         return ClientRequest(provider, operation, method, url, headers, body, int(found["length"]))
-    except (LookupError, TypeError, ValueError):  # a file may hold anything
+    except (LookupError, TypeError, ValueError, OverflowError):  # a file may hold anything
         return None
 
 
@@ -129,7 +129,7 @@ def answer_of(flow: http.HTTPFlow) -> WireAnswer | None:
     found = _member(flow, "answer")
     try:
         return WireAnswer(str(found["content_type"]), bytes(found["body"]), int(found["length"]))
-    except (LookupError, TypeError, ValueError):
+    except (LookupError, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -153,7 +153,6 @@ async def test_our_own_calls_follow_no_redirect():
     """Neither the call for models nor the one that spends a refresh token goes on to where an answer points."""
     for status in (301, 302, 307, 308):
         seen = Seen(status, location="https://evil.test/")
-        login = Headers([("authorization", "Bearer fake")])
         async with seen.client() as client:
             with pytest.raises(Declined):
                 await fetch(
