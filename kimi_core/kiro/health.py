@@ -57,6 +57,7 @@ PENALTIES: Mapping[Kind, Penalty] = {  # kiro.md §9; kinds that are not here ar
     Kind.profile_required: Penalty(600, 600),
 }
 MIN_COOL_DOWN = 1.0  # seconds; a Retry-After of 0 must not make a loop of requests
+LONGEST_WAIT = 40 * 86_400.0  # seconds; quotas come back within a month, and other waits are shorter
 
 
 class Obstacle(StrEnum):
@@ -76,8 +77,12 @@ _STATES: Mapping[str, Obstacle] = {"needs_login": Obstacle.needs_login, "suspend
 
 
 def cooling(account: Account, now: float) -> float:
-    """Return the seconds that the account still has to wait, 0 where it need not."""
-    return max((account.cooldown_until or 0) / 1000 - now, 0.0)
+    """Return the seconds that the account still has to wait, 0 where it need not.
+
+    A wait beyond any that there is was noted while the clock was ahead: nobody knows when it ends, so it is over.
+    """
+    wait = (account.cooldown_until or 0) / 1000 - now
+    return wait if 0 < wait <= LONGEST_WAIT + 1 else 0.0  # moments are rounded to milliseconds
 
 
 def half_open(account: Account) -> bool:
@@ -125,7 +130,7 @@ def apply(account: Account, outcome: Outcome, now: float) -> Account:
 def _seconds(account: Account, finding: Finding, now: float) -> float | None:
     """Return how long the account has to wait for *finding*, None where it is not its fault."""
     if finding.kind is Kind.quota:
-        return max(_reset(account, finding, now) - now, MIN_COOL_DOWN)
+        return min(max(_reset(account, finding, now) - now, MIN_COOL_DOWN), LONGEST_WAIT)
     penalty = PENALTIES.get(finding.kind)
     if penalty is None:
         return None

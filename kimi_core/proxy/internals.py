@@ -137,6 +137,7 @@ INTERNALS: tuple[Internal, ...] = (
     Internal(_HTTP, "HttpLayer", "has", ("context", "streams", "connections")),
     Internal("mitmproxy.connection", "Server", "has", ("address", "error", "timestamp_end")),
     Internal("mitmproxy.proxy.server", "ConnectionHandler.open_connection", "uses", ("timestamp_end",)),
+    Internal(f"{_HTTP}._http1", "make_body_reader", "uses", ("ChunkedReader",)),
     # replacing the global replaces the class; the rest of the table is what the states and checks are known to do
     Internal(_HTTP, "HttpLayer.make_stream", "uses", ("HttpStream",)),
     Internal(_HTTP, "HttpLayer.event_to_child", "uses", ("command_sources", "RequestWakeup", "SendHttp", "DropStream")),

@@ -50,6 +50,7 @@ from mitmproxy.proxy.layers.http import (
 )
 from mitmproxy.utils import human
 
+from kimi_core.proxy import trailers
 from kimi_core.proxy.replay import Attempt, Broken, Control, Sink, control_of, guarded
 from kimi_core.proxy.seal import twin
 
@@ -601,11 +602,13 @@ def _framed(request: http.Request, command: SendHttp) -> http.Request:
 
 def enable() -> None:
     """Have `HttpLayer` make its streams of `ReplayStream`."""
+    trailers.enable()
     layers.HttpStream = ReplayStream  # type: ignore[misc]  # a class of theirs is replaced on purpose
 
 
 def disable() -> None:
     """Undo `enable`."""
+    trailers.disable()
     layers.HttpStream = StockStream  # type: ignore[misc]  # see `enable`
 
 

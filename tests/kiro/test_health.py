@@ -172,7 +172,7 @@ def test_penalties_are_bounded():
     assert Penalty(30, 300).seconds(10**9) == 300
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(one=accounts, outcomes=st.lists(st.tuples(findings | st.sampled_from(Event), st.floats(0, 1000)), max_size=12))
 def test_any_history(one, outcomes):
     """After any history the account survives the document, is not cooled past the reset, and keeps the user's word."""
@@ -190,3 +190,11 @@ def test_any_history(one, outcomes):
         if before.state == "suspended":
             assert one.state == "suspended"
         now += pause
+
+
+@pytest.mark.parametrize(("ahead", "waits"), [(39 * 86_400, True), (41 * 86_400, False), (400 * 86_400, False)])
+def test_a_wait_that_was_noted_while_the_clock_was_ahead_is_over(ahead, waits):
+    """No wait is that long; nobody can tell when it would have ended."""
+    one = account(cooldown_until=int((NOW + ahead) * 1000), is_healthy=False)
+    assert bool(cooling(one, NOW)) == waits
+    assert half_open(one)

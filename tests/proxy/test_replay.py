@@ -450,6 +450,20 @@ def test_relayed_answer_is_checked_for_smuggling(drive):
     assert driver.answer.status == 502
 
 
+@pytest.mark.parametrize("client", ["h1", "h2"])
+def test_trailers_of_a_chunked_answer_are_left_out(drive, client):
+    """The HTTP/1.1 of mitmproxy would crash at them, and the client hang."""
+    driver = drive(protocols=(client, "h1"))
+    driver.request()
+    driver.respond(200, b"", {"transfer-encoding": "chunked"}, end=False)
+    upstream, _ = driver.requests[-1]
+    driver.receive(upstream.conn, b"3\r\none\r\n0\r\nx-trailer: fake\r\n\r\n")
+    assert driver.answer.body == b"one"
+    driver.request()
+    driver.respond(200, b"two")
+    assert driver.answer.body == b"two"
+
+
 # --- connections
 
 
