@@ -7,11 +7,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 with warnings.catch_warnings():
     # it calls pyparsing by names that the newest pyparsing deprecates; imported once, it does not warn again
     warnings.simplefilter("ignore", DeprecationWarning)
     import mitmproxy.flowfilter  # noqa: F401
+
+# half as many examples as usual, for the run has two processors and a quarter of an hour
+settings.register_profile("ci", settings.get_profile("ci"), max_examples=50)
 
 _USERS_OWN = ("KIMI_", "KIRO", "DEBUG_KIRO_", "OPENAI_", "ANTHROPIC_", "SSL_CERT_", "NODE_EXTRA_")
 WITHOUT = {"KIMI_MITM_NO_NODE", "KIMI_MITM_NO_BROWSER"}  # ask for a run without node or Chromium; no settings

@@ -142,7 +142,7 @@ some_models = st.lists(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(some_models, st.none() | st.integers(1, 10**6), st.sampled_from(list(Key)))
 def test_any_catalog_gives_valid_configuration(models, limit, key):
     """Whatever the service lists, both opencode blocks parse and have opencode's shape exactly."""

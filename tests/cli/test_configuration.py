@@ -205,7 +205,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False)
 modes = st.from_regex(r"(upstream|regular|reverse)(:(http://)?[a-z\[\]:.0-9]{0,12})?(@[a-z:0-9]{0,8})?", fullmatch=True)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(st.dictionaries(names, scalars | st.lists(scalars, max_size=3) | st.lists(modes, min_size=1, max_size=2)))
 def test_any_values_load_or_are_told(values):
     """Whatever stands in the file, it is a configuration whose HTTP client can be made, or one ConfigError."""

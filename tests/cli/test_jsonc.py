@@ -235,7 +235,7 @@ def test_reading_gives_what_was_written(document):
     assert sorted(found[0] for found in comments(text, 0, len(text))) == sorted(written)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(documents(), objects)
 def test_any_merge_into_any_document(document, wanted):
     """The result reads as the merged value, has every comment, and a second merge finds nothing to do."""
@@ -264,7 +264,7 @@ def test_additions_leave_every_byte_where_it_was(document, more):
     assert all(sign in rest for sign in text)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(st.text(st.sampled_from('{}[]",:/*\\ \n\r1ae-tn') | st.characters(codec="utf-8"), max_size=30))
 def test_any_text_is_read_or_refused(text):
     """Garbage never ends in anything but a value or a JsoncError; JSON is always read as Python reads it."""

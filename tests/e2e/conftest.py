@@ -1,7 +1,5 @@
-import hashlib
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -13,7 +11,8 @@ import trustme
 from filelock import FileLock
 from mitmproxy.certs import CertStore
 
-from tests.e2e.harness import ROOT, Proxy, World
+from tests.e2e import npm
+from tests.e2e.harness import Proxy, World
 from tests.e2e.kiro_harness import KiroProxy, KiroWorld
 from tests.servers.serve import Background
 
@@ -131,8 +130,6 @@ def kiro(start_kiro: StartProxy) -> KiroProxy:
 
 # --- clients that are not Python -------------------------------------------------------------------------------------
 
-HERE = Path(__file__).parent
-NPM_SECONDS = 500
 NO_NODE = "KIMI_MITM_NO_NODE"
 
 
@@ -157,20 +154,10 @@ def _installed(name: str) -> Path:
         pytest.skip(f"{NO_NODE} is set")
     if not shutil.which("npm"):
         pytest.fail(f"npm is not on PATH: install Node.js 20 or newer, or set {NO_NODE}=1 to leave these tests out.")
-    wanted = (HERE / name / "package.json").read_bytes()
-    folder = ROOT / ".cache" / "npm-clients" / hashlib.sha256(wanted).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock", timeout=NPM_SECONDS):  # the tests may run in several processes
-        for source in (HERE / name).iterdir():
-            shutil.copy(source, folder)
-        if not (folder / ".installed").exists():
-            _npm_install(folder)
-            (folder / ".installed").touch()
-    return folder
-
-
-def _npm_install(folder: Path) -> None:
-    words = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=NPM_SECONDS, check=False)
-    if done.returncode:
-        pytest.fail(f"npm could not install the node clients: {done.stderr.strip()[-500:]}")
+    place = npm.place(name)
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / ".lock", timeout=npm.SECONDS):  # the tests may run in several processes
+        try:
+            return npm.install(name)
+        except npm.NotInstalled as problem:
+            pytest.fail(f"npm could not install the node clients: {problem}")

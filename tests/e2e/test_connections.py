@@ -66,32 +66,36 @@ def test_a_client_that_waits_for_100_continue_is_served(world, proxy):
     assert len(world.kimi.of("chat")[0].body) > MIB
 
 
+@pytest.fixture(scope="module")
+def strict(start_module_proxy):
+    """Return a proxy that takes small bodies, and leaves keys of clients' own alone."""
+    return start_module_proxy(options=["kimi_max_body=1", "kimi_keep_own_key=true"])
+
+
 @pytest.mark.parametrize("way", ["http/1.1", "h2", "local"])
-def test_a_body_beyond_the_limit_is_a_400_and_goes_nowhere(world, start_proxy, way):
+def test_a_body_beyond_the_limit_is_a_400_and_goes_nowhere(world, strict, way):
     """kimi_max_body holds for declared and for chunked bodies."""
-    proxy = start_proxy(options=["kimi_max_body=1"])
     big = b'{"model": "' + b"x" * (2 * MIB) + b'"}'
 
     def chunks():
         yield from (big[n : n + 65536] for n in range(0, len(big), 65536))
 
     for content in (big, chunks()):
-        with proxy.local_client() if way == "local" else proxy.client(way) as client:
+        with strict.local_client() if way == "local" else strict.client(way) as client:
             answer = client.post("chat/completions", content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 400
         assert "kimi_max_body" in answer.json()["error"]["message"]
     assert not world.kimi.of("chat")
 
 
-def test_a_clients_own_key_is_left_alone_where_the_user_wants_it(world, start_proxy):
+def test_a_clients_own_key_is_left_alone_where_the_user_wants_it(world, strict):
     """With kimi_keep_own_key a request that carries sk-… is the client's own business."""
-    proxy = start_proxy(options=["kimi_keep_own_key=true"])
-    with proxy.client() as client:
+    with strict.client() as client:
         answer = client.post("chat/completions", json=CHAT, headers={"Authorization": "Bearer sk-of-the-client"})
         assert answer.status_code == 401
         assert world.kimi.of("chat")[0].bearer == "sk-of-the-client"
         assert client.post("chat/completions", json=CHAT, headers={"Authorization": "Bearer x"}).status_code == 200
-    assert b"sk-of-the-client" not in proxy.flow_file.read_bytes()
+    assert b"sk-of-the-client" not in strict.flow_file.read_bytes()
 
 
 def test_the_process_ends_in_good_order_in_the_middle_of_a_stream(world, start_proxy):

@@ -19,14 +19,19 @@ def web(start_module_proxy):
     return start_module_proxy(tool="mitmweb")
 
 
-def test_health_says_who_is_logged_in(proxy, start_proxy):
+@pytest.fixture(scope="module")
+def stranger(start_module_proxy):
+    """Return a proxy without a login."""
+    return start_module_proxy(login=False)
+
+
+def test_health_says_who_is_logged_in(proxy, stranger):
     """/health is 200 while the proxy runs; the login stands in its body."""
     with proxy.local_client() as client:
         state = client.get(f"{proxy.url}/health").json()
     assert state["status"] == "ok"
     assert state["providers"]["kimi"]["login"] == "ok"
     assert state["providers"]["kimi"]["site"] == "kimi.com"
-    stranger = start_proxy(login=False)
     with stranger.local_client() as client:
         assert client.get(f"{stranger.url}/health").json()["providers"]["kimi"]["login"] == "none"
 
@@ -116,11 +121,10 @@ def test_without_its_dependencies_the_addon_says_so_in_one_line(tmp_path):
     assert done.returncode != 0
 
 
-def test_not_being_logged_in_is_no_reason_to_stop(start_proxy):
+def test_not_being_logged_in_is_no_reason_to_stop(stranger):
     """The proxy starts and says which command to run."""
-    proxy = start_proxy(login=False)
-    assert "kimi-mitm login kimi" in proxy.log()
-    assert proxy.running()
+    assert "kimi-mitm login kimi" in stranger.log()
+    assert stranger.running()
 
 
 def test_help_lists_the_options(tmp_path):

@@ -152,8 +152,8 @@ def test_allowed_networks_need_a_client_key(start_proxy):
 
 @pytest.fixture(scope="module")
 def keyed(start_module_proxy):
-    """Return a proxy that asks for a client key."""
-    return start_module_proxy(options=[f"kimi_client_key={KEY}"], secrets=[KEY])
+    """Return a proxy that asks for a client key, and would stream large bodies."""
+    return start_module_proxy(options=[f"kimi_client_key={KEY}", "stream_large_bodies=1k"], secrets=[KEY])
 
 
 @pytest.mark.parametrize(
@@ -280,12 +280,12 @@ def test_the_users_own_scope_wins(world, start_proxy, option, tunnelled):
     assert world.kimi.of("models")[-1].bearer == "mine"
 
 
-def test_streaming_of_large_bodies_does_not_bypass_the_rewrite(world, start_proxy):
+def test_streaming_of_large_bodies_does_not_bypass_the_rewrite(world, keyed):
     """stream_large_bodies would send a big request before it could be rewritten."""
-    proxy = start_proxy(options=["stream_large_bodies=1k"])
     body = CHAT | {"max_tokens": 7, "messages": [{"role": "user", "content": "x" * 100_000}]}
-    with proxy.client() as client:
-        assert client.post("chat/completions", json=body).status_code == 200
+    with keyed.client() as client:
+        answer = client.post("chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"})
+    assert answer.status_code == 200
     seen = world.kimi.of("chat")[0]
     assert seen.json["max_completion_tokens"] == 7
     assert world.kimi.oauth.valid(seen.bearer)

@@ -224,7 +224,7 @@ CUTS = st.lists(st.integers(0, 2000), max_size=12)
 
 
 @given(STREAM, CUTS)
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_any_chunking_gives_the_same_bytes_and_facts(data, cuts):
     """However an answer is cut into chunks, the same bytes leave and the same facts are told."""
     (one, told), (many, told_too) = _chat(), _chat()
@@ -274,7 +274,7 @@ def test_likeness(learnt, data, alike):
 
 
 @given(STREAM, CUTS)
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_other_answers_pass_byte_for_byte(data, cuts):
     """The Anthropic dialect and plain JSON are never changed, whatever they hold."""
     for stream in (
@@ -287,7 +287,7 @@ def test_other_answers_pass_byte_for_byte(data, cuts):
 
 
 @given(STREAM, CUTS, st.booleans())
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_nothing_raises_in_any_order_of_calls(data, cuts, finish_first):
     """feed, finish and fail take anything at any time."""
     for stream in (_chat()[0], MessagesStream(Story("kimi")), JsonAnswer(Story("kimi"), ReasoningMemory())):

@@ -369,7 +369,7 @@ known_fields = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(own=own_fields, known=known_fields, identity=st.sampled_from(IDENTITIES), mode=st.sampled_from(MODES))
 def test_any_body_survives_and_twice_is_once(own, known, identity, mode):
     """The user's own fields keep their meaning and order, and a second rewrite finds nothing to do."""

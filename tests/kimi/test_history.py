@@ -287,7 +287,7 @@ def test_a_turn_ends_where_the_results_end():
 ids = st.text(st.sampled_from("aB:0_ é|"), max_size=3) | st.text("ab:", min_size=60, max_size=70)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(found=st.lists(ids, max_size=8), identity=st.sampled_from(list(RULES)))
 def test_cleaned_ids_are_legal_distinct_and_stable(found, identity):
     """Different ids stay different, and a longer history changes none of them."""
@@ -320,7 +320,7 @@ histories = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(messages=histories, identity=st.sampled_from(list(RULES)), thinks=st.booleans(), keeps_all=st.booleans())
 def test_any_history_is_mended_for_good(messages, identity, thinks, keeps_all):
     """Mending is idempotent, and a longer history is mended the same way from the start."""

@@ -169,7 +169,7 @@ def test_a_reference_to_true_is_nothing():
     assert repair(schema) == {"properties": {"a": {"type": "string"}, "b": {"type": "string"}}}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(schema=schemas)
 def test_any_schema_comes_out_typed_whole_and_finished(schema):
     """Repair is idempotent, leaves the original alone, drops no property and leaves none without a type."""

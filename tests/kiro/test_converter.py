@@ -326,7 +326,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 @given(st.lists(FRAMES, max_size=8), st.lists(st.integers(0, 3000), max_size=8), OPTIONS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_chunks(frames, places, options):
     """The same bytes come out however they were cut, and they end in exactly one way."""
     data = b"".join(frames)
@@ -342,7 +342,7 @@ def test_any_chunks(frames, places, options):
     st.lists(st.integers(0, 3000), max_size=4),
     st.integers(0, 40),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_damage_never_raises(frames, flips, places, lost):
     """Whatever comes, there is an answer or an error event, and the same one in any chunks."""
     data = bytearray(b"".join(frames))
@@ -357,7 +357,7 @@ def test_damage_never_raises(frames, flips, places, lost):
 
 
 @given(st.lists(st.text(max_size=10), max_size=10), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_text_out_is_text_in(deltas, complete):
     """Every character of every delta arrives, repeated ones too, also where the end is missing."""
     frames = b"".join(map(text, deltas)) + (END if complete else b"")

@@ -178,7 +178,7 @@ def test_unpaired_surrogates_in_names_are_replaced():
     st.sampled_from([kind for kind, _, _ in EVENTS.values()]),
     st.binary(max_size=3),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_total(document, kind, junk):
     """Whatever a payload is, there is an event for it."""
     for payload in (json.dumps(document).encode(), json.dumps(document).encode() + junk, junk):

@@ -31,7 +31,7 @@ from tests.servers.oauth import serve
 ROOT = Path(__file__).parents[2]
 ACCOUNTS = 3
 WORKERS = 6
-CHAOS = 9.0  # seconds of kills at random
+CHAOS = 6.0  # seconds of kills at random
 MIN_KILLS, MIN_REFRESHES = 4, 4
 DRAIN = 12.0  # seconds for detached refreshes to end
 MARK = "KIMI_TEST_MARK"

@@ -65,7 +65,7 @@ def test_strategies(strategy, accounts, more, expected):
     assert _choose(*accounts, strategy=strategy, **more) == expected
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     pool=pools, strategy=strategies, active=st.none() | ids, conversation=st.none() | ids, tried=st.sets(ids),
     in_flight=flights, concurrency=st.integers(0, 2), lists=st.dictionaries(ids, st.sets(st.sampled_from("mn"))),
@@ -91,7 +91,7 @@ def test_never_an_account_that_something_stands_against(
     assert choose(pool, NOW, listed_only=listed, **ask) is found
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(pool=pools, strategy=strategies, active=st.none() | ids, in_flight=flights, data=st.data())
 def test_a_conversation_stays(pool, strategy, active, in_flight, data):
     """A conversation stays on its account while that is healthy, whatever the strategy and whoever is active."""
@@ -106,7 +106,7 @@ def test_a_conversation_stays(pool, strategy, active, in_flight, data):
     assert choose(pool, NOW, strategy=strategy, active=active, conversation=mine.id, in_flight=in_flight) is mine
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(pool=pools, data=st.data())
 def test_least_recently_used_does_not_depend_on_order(pool, data):
     """Round-robin and hybrid choose the same account in whatever order the document has them."""
@@ -115,7 +115,7 @@ def test_least_recently_used_does_not_depend_on_order(pool, data):
         assert choose(pool, NOW, strategy=strategy) is choose(shuffled, NOW, strategy=strategy)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(pool=pools, strategy=strategies)
 def test_attempts_end(pool, strategy):
     """With what was tried kept aside, a request gets to each free account once and then to none."""
@@ -195,7 +195,7 @@ def test_unavailable_for_good(pool):
     assert isinstance(found.error(), NoneUsable)
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(pool=pools, strategy=strategies, in_flight=flights, concurrency=st.integers(0, 2))
 def test_the_time_to_come_back_is_right(pool, strategy, in_flight, concurrency):
     """Where nothing can be chosen for waits alone, something can after the time that is said."""

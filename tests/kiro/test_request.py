@@ -591,7 +591,7 @@ def spoken(message):
             yield part["text"]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(messages, tools, st.sampled_from(["auto", "none", None]))
 def test_any_history_gives_a_body_that_kiro_takes_and_loses_no_text(history, tools, choice):
     """Whatever stands in it, in whatever order; translated again it is the same."""
@@ -612,7 +612,7 @@ def test_any_history_gives_a_body_that_kiro_takes_and_loses_no_text(history, too
     assert go(body, model="auto").body() == made.body()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(messages, messages)
 def test_the_past_stays_as_it_was(first, more):
     """Turns that were sent are sent again the same as the conversation grows, so that they stay cached.
@@ -631,7 +631,7 @@ def strip(turn):
     return role, {key: value for key, value in message.items() if key != "modelId"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.recursive(
         st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=4)),

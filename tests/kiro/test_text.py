@@ -47,7 +47,7 @@ def test_surrogates(deltas, expected):
 
 
 @given(st.text(st.characters(codec=None, categories=None), max_size=30), places)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_surrogates_in_any_pieces(text, cuts):
     """What leaves can be encoded, and is the same however the text was cut."""
     out = run(Surrogates(), pieces_of(text, cuts))
@@ -90,7 +90,7 @@ def test_thinking_tags(text, thought, said, cuts):
 
 
 @given(st.text("<thinkg>/`'\" \nab", max_size=40), places)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_thinking_tags_in_any_pieces(text, cuts):
     """Any text gives the same thoughts and words however it was cut."""
     for start in ("", "<thinking>"):
@@ -152,7 +152,7 @@ def test_stop_sequences(text, stops, expected, cuts):
 
 
 @given(st.text("ab", max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3), places)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_stop_sequences_in_any_pieces(text, stops, cuts):
     """No sequence is missed and nothing else is held for good, however the text was cut."""
     out = run(StopSequences(stops), pieces_of(text, cuts))

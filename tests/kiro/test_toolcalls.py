@@ -162,7 +162,7 @@ def test_bounds(monkeypatch):
         max_size=4,
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_arguments_in_any_pieces(given_calls):
     """Arguments come through whole, however they were cut, with and without stops."""
     fragments, expected = [], []

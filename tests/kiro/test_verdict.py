@@ -151,7 +151,7 @@ def test_bodies_of_any_kind(body, kind):
     assert classify(403, Headers(), body).kind.name == kind
 
 
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(
     status=st.integers(100, 599),
     body=st.binary() | st.sampled_from([_body(*case[1:4]) for case in CASES]),

@@ -178,7 +178,7 @@ def test_completion_without_usage():
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=20), max_size=5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_any_text_survives(pieces):
     """Any text comes out of the stream and the object as it went in."""
     parts = [*map(TextDelta, pieces), End("stop")]

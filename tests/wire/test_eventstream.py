@@ -121,7 +121,7 @@ def test_frame_of_a_real_server():
 
 
 @given(st.lists(st.tuples(headers_of_all_types(), st.binary(max_size=60)), max_size=4), st.lists(st.integers(0, 4000)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 def test_round_trip_and_botocore(messages, places):
     """All ten types come back as they were, in any chunks, and botocore reads the same bytes alike."""
     data = b"".join(encode(headers, payload) for headers, payload in messages)
@@ -140,7 +140,7 @@ def test_round_trip_and_botocore(messages, places):
     st.integers(0, 30),
     st.lists(st.integers(0, 700), max_size=6),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_damage_is_found_at_the_same_place_in_any_chunks(parts, flips, lost, places):
     """Flipped bits and a lost end give the frames before them and one error, however the bytes are cut."""
     data = bytearray(b"".join(parts))

@@ -88,21 +88,21 @@ BYTES = st.lists(PIECE | st.binary(max_size=4), max_size=24).map(b"".join)
 
 
 @given(BYTES, st.lists(st.integers(0, 200)), st.integers(0, 12))
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_any_chunking_gives_the_same_bytes(data, cuts, limit):
     """However a stream is cut, and whatever the limit, the same bytes leave as for one chunk."""
     assert _run(_chunks(data, cuts), limit=limit) == _run([data], limit=limit)
 
 
 @given(BYTES | st.binary(), st.lists(st.integers(0, 200)), st.integers(0, 12))
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_without_an_edit_every_byte_passes(data, cuts, limit):
     """Any byte string, event stream or not, leaves as it came."""
     assert _run(_chunks(data, cuts), _leave, limit=limit) == data
 
 
 @given(BYTES, st.lists(st.integers(0, 200)))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_only_an_incomplete_line_is_held_back(data, cuts):
     """After each chunk everything up to the last line end has left."""
     editor, came, left = Editor(_leave), b"", b""
@@ -116,7 +116,7 @@ def test_only_an_incomplete_line_is_held_back(data, cuts):
 
 
 @given(BYTES, st.lists(st.integers(0, 200)), st.integers(0, 12))
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_after_a_cut_an_event_stands_alone(data, cuts, limit):
     """An event that is put behind a stream cut anywhere is seen by a client as an event of its own."""
     editor = Editor(_leave, limit=limit)
