@@ -33,7 +33,6 @@ from kimi_core.kiro.constants import DEFAULT_REGION
 from kimi_core.kiro.models import listing
 from kimi_core.kiro.service import Service
 
-USAGE_PAUSE = 30.0  # seconds between two questions for the usage of one account (kiro.md §8)
 LOGIN = "kimi-mitm login kiro"  # what to run
 API_PATH = "/v1"  # of OpenAI-style requests on Kiro's own hosts
 
@@ -92,8 +91,7 @@ class Kiro:
         """Ask for the usage of every account, those that were asked half a minute ago excepted."""
         service = service_of(app)
         accounts = _some(service.accounts())
-        now = app.world.clock()
-        due = [account for account in accounts if not _just_asked(account, now) and account.enabled]
+        due = [account for account in accounts if account.enabled and service.usage_due(account, forced=True)]
         problems = await each(due, lambda account: service.fetch_usage(account.id))
         found = _some(service.accounts())
         data = {
@@ -142,10 +140,6 @@ def _some(stored: Accounts) -> list[Account]:
     if not stored.accounts:
         raise NoAccount("There is no Kiro account.")
     return stored.accounts
-
-
-def _just_asked(account: Account, now: float) -> bool:
-    return account.usage is not None and 0 <= now - account.usage.fetched_at / 1000 < USAGE_PAUSE
 
 
 def _put_aside(registry: Registry) -> Path | None:
