@@ -290,6 +290,18 @@ def test_each_invariant_names_a_test_that_exists():
     assert not missing
 
 
+def test_each_defence_names_a_test_that_exists():
+    """Every line of the threat model says what is done, and names tests that are there."""
+    lines = table((ROOT / "docs" / "security.md").read_text(), "defences")
+    assert len(lines) >= 20
+    for line in lines:
+        guards = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", line[-1])
+        assert len(line) == 3
+        assert guards, line[0]
+        missing = [f"{path}::{name}" for path, name in guards if f"def {name}(" not in _text_of(ROOT / path)]
+        assert not missing
+
+
 def _text_of(path):
     return path.read_text() if path.exists() else ""
 

@@ -151,7 +151,9 @@ def database(path: Path) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(connection):
             yield connection
     except sqlite3.Error as error:
-        raise Unreadable(f"{path} cannot be read: {error}.") from None
+        # what is not SQLite's own word is Python's on a text that it cannot decode, and quotes it: a login may be in it
+        reason = str(error) if hasattr(error, "sqlite_errorname") else "a text in it is no UTF-8"
+        raise Unreadable(f"{path} cannot be read: {reason}.") from None
 
 
 def table(connection: sqlite3.Connection, name: str) -> list[dict[str, Any]]:

@@ -84,7 +84,7 @@ async def test_the_process_of_a_refresh_gets_no_secret_in_its_arguments(tmp_path
         raise OSError("no process here")
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    job = Job(tmp_path, site_for("cn", {}), Headers([("user-agent", "x")]), Outbound())
+    job = Job(site_for("cn", {}), Headers([("user-agent", "x")]), Outbound().to_json(), tmp_path)
     with pytest.raises(detached.NotStarted):
         await detached.run(refresher.MODULE, job.to_json())
     ((words, more),) = started

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import traceback
 from pathlib import Path
 
 import pytest
@@ -490,3 +491,15 @@ def test_a_shared_account_is_read_each_time(tmp_path):
     path.write_bytes(b"damaged" * 100)
     assert sources.view(shared, here) == shared
     assert sources.view(account(3), here).access_token == "fake-access-3"
+
+
+def test_a_database_whose_text_is_damaged_is_not_quoted(tmp_path):
+    """A login that is no UTF-8 is in no message: Python's own would quote it."""
+    path = tmp_path / "data.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE auth_kv (key TEXT, value TEXT)")
+        connection.execute("INSERT INTO auth_kv VALUES ('k', CAST(x'66616b652d31ff' AS TEXT))")
+        connection.commit()
+    with pytest.raises(Unreadable, match="no UTF-8") as caught:
+        kiro_cli_store.read(path)
+    assert "fake-1" not in "".join(traceback.format_exception(caught.value))
