@@ -4,13 +4,14 @@
 BIN := .venv/bin
 ARGS ?=
 PROVIDER ?= kimi
+ROUNDS ?= 5
 SECONDS ?= 60
 # two workers: whole files go to one, since tests of one file share servers and processes, in the order of
 # tests/conftest.py; hypothesis without its deadline, and with the same examples in every run
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=ci
 
 .DEFAULT_GOAL := help
-.PHONY: help run web login setup setup-dev test coverage test-unit lint format bench fuzz bench-peers bench-report screenshots check-upstream clean
+.PHONY: help run web login setup setup-dev test coverage test-unit soak lint format bench fuzz audit bench-peers bench-report screenshots check-upstream clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -39,7 +40,10 @@ coverage: setup-dev ## all tests, with branch coverage per module and its floor
 	@$(BIN)/python scripts/coverage_floor.py
 
 test-unit: setup-dev ## the tests that start no mitmdump
-	$(BIN)/python $(PYTEST) --ignore=tests/e2e $(ARGS)
+	$(BIN)/python $(PYTEST) --ignore=tests/e2e --ignore=tests/chaos $(ARGS)
+
+soak: setup-dev ## tests/chaos with five times as many rounds; ROUNDS=20 for more
+	$(BIN)/python $(PYTEST) tests/chaos --soak $(ROUNDS) $(ARGS)
 
 lint: setup-dev ## ruff, mypy, import contracts
 	$(BIN)/ruff check .
@@ -62,6 +66,9 @@ bench-report: setup-dev ## measure, and write the results into docs/benchmarks.m
 
 fuzz: setup-dev ## look for input that breaks something: make fuzz SECONDS=600
 	FUZZ_SECONDS=$(SECONDS) $(BIN)/python -m pytest -q -n 0 tests/fuzz $(ARGS)
+
+audit: setup-dev ## dependencies as declared, and known holes in them where a database can be asked
+	@$(BIN)/python scripts/audit.py
 
 screenshots: setup-dev ## take the pictures in docs/screenshots anew; needs Chromium
 	$(BIN)/python scripts/screenshots.py $(ARGS)

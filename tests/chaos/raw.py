@@ -157,8 +157,8 @@ async def _quiet(work: Awaitable[None]) -> None:
 class RawServer:
     """The server. `served` counts whole requests, `scripts_taken` those that met a script.
 
-    *context* None speaks without TLS; *kind* and *good* make a good answer. A request whose head lacks *wanted* is one
-    that the program makes for itself: it gets a 404, and is not counted.
+    *context* None knows no TLS, and says so to whoever begins with it; *kind* and *good* make a good answer. A request
+    whose head lacks *wanted* is one that the program makes for itself: it gets a 404, and is not counted.
 
     `always` is a script for all requests that have none of their own.
     """
@@ -235,6 +235,10 @@ class RawServer:
         assert task is not None
         self._tasks.add(task)
         try:
+            if self._context is None:  # as web servers do that are spoken to in TLS and expected none
+                await reader.read(1)
+                writer.write(answer(400))
+                return
             await (Http2(self, reader, writer).serve() if self._http2 else self._serve_h1(reader, writer))
         except (OSError, EOFError, ssl.SSLError, asyncio.CancelledError, h2.exceptions.H2Error):
             pass
