@@ -20,7 +20,7 @@ settings.register_profile("ci", settings.get_profile("ci"), max_examples=50)
 _USERS_OWN = ("KIMI_", "KIRO", "DEBUG_KIRO_", "OPENAI_", "ANTHROPIC_", "SSL_CERT_", "NODE_EXTRA_")
 WITHOUT = {"KIMI_MITM_NO_NODE", "KIMI_MITM_NO_BROWSER"}  # ask for a run without node or Chromium; no settings
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
-_END_TO_END = Path(__file__).parent / "e2e"
+_END_TO_END = {Path(__file__).parent / folder for folder in ("e2e", "chaos")}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Workers take whole files in this order, so that none of them is left with a long one at the end.
     """
     sizes = Counter(item.path for item in items)
-    items.sort(key=lambda item: (_END_TO_END not in item.path.parents, -sizes[item.path]))
+    items.sort(key=lambda item: (_END_TO_END.isdisjoint(item.path.parents), -sizes[item.path]))
 
 
 @pytest.fixture(autouse=True, scope="session")
