@@ -23,12 +23,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks._proxy_process import Machines, Process
-from benchmarks._proxy_rounds import KINDS, WARM_UP, Side, fair_sides, requests, stream
+from benchmarks._proxy_rounds import KINDS, Side, fair_sides, requests, stream
 from benchmarks._proxy_servers import Answer, FakeService
 from benchmarks._table import Found, Table, publish
 
 TOOLS = ("valgrind", "callgrind_control")
-FEW, MANY = 5, 30  # requests
+WARM_UP = 20  # requests: enough for every cache, and each is slow here
+FEW, MANY = 5, 25  # requests
 SHORT, LONG = 50, 300  # pieces
 PATIENCE = 20.0  # seconds for a piece to arrive: the process is fifty times slower
 CONTROL_SECONDS = 60.0
