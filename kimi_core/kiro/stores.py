@@ -150,7 +150,7 @@ def database(path: Path) -> Iterator[sqlite3.Connection]:
             raise Unreadable(f"{path} cannot be opened.")
         with contextlib.closing(connection):
             yield connection
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter for names of columns
         # what is not SQLite's own word is Python's on a text that it cannot decode, and quotes it: a login may be in it
         reason = str(error) if hasattr(error, "sqlite_errorname") else "a text in it is no UTF-8"
         raise Unreadable(f"{path} cannot be read: {reason}.") from None
