@@ -163,6 +163,8 @@ class ReplayStream(StockStream):
             if isinstance(event, _SERVER_EVENTS) and self._control is not None:
                 if not self._alive or event.stream_id != self._upstream_id:
                     return  # of an attempt that was given up
+                if isinstance(event, ResponseTrailers) and not self.flow.request.is_http2:
+                    return  # mitmproxy cannot send them over HTTP/1.1, and crashes (see `trailers`)
                 event.stream_id = self.stream_id
                 if self._since is not None and self.server_state != self.state_held:
                     self._since = clock()

@@ -384,6 +384,18 @@ def test_trailers_of_a_held_answer_are_dropped(drive, client):
     assert (driver.answer.body, driver.answer.ended) == (b"body", True)
 
 
+@pytest.mark.parametrize("client", ["h1", "h2"])
+def test_trailers_of_a_streamed_answer_do_not_hang_the_client(drive, client):
+    """A client of HTTP/1.1, to which mitmproxy cannot send them, gets the answer without; one of HTTP/2 both."""
+    driver = drive(protocols=(client, "h2"))
+    driver.request()
+    driver.respond(200, b"body", end=False)
+    upstream, message = driver.requests[0]
+    upstream.peer.conn.send_headers(message.key, [("x-trailer", "1")], end_stream=True)
+    driver.receive(upstream.conn, upstream.peer.conn.data_to_send())
+    assert (driver.answer.body, driver.answer.ended) == (b"body", True)
+
+
 def test_trailers_of_a_request_are_sent_again(drive):
     """The second attempt ends with the same trailers as the first."""
     driver = drive(None, ("h2", "h2"))
