@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from kimi_core.kiro.accounts import Accounts, Registry
 
-LINGER = 0.25  # seconds for which notes are gathered
+LINGER = 1.0  # seconds for which notes are gathered
 
 type Alteration = Callable[[Accounts], None]
 

@@ -8,6 +8,7 @@ lets the answer stream; `response` or `error` writes the story into the flow.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import re
 import time
@@ -88,6 +89,8 @@ class KimiMitm:
     def load(self, loader: Loader) -> None:
         """Declare the options and put the replay in place."""
         options.declare(loader)
+        # each of its debug lines, two for every write of a login, would run through all addons
+        logging.getLogger("filelock").setLevel(logging.INFO)
         views.install()
         try:
             replay.install()
@@ -130,6 +133,7 @@ class KimiMitm:
 
     def running(self) -> None:
         """Move the listeners to this machine, start the timers, say where things stand."""
+        gc.freeze()  # what is loaded stays: to look through it for garbage again and again stops every stream
         modes = guard.loopback_modes(ctx.options.mode, ctx.options.listen_host, ctx.options.listen_port)
         if modes is not None:
             ctx.options.update(mode=modes)

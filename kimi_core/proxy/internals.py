@@ -80,7 +80,6 @@ INTERNALS: tuple[Internal, ...] = (
     *(
         Internal(_HTTP, path)
         for path in (
-            "HttpStream.state_consume_response_body",
             "HttpStream.state_done",
             "HttpStream.state_errored",
             "ErrorCode.CANCEL",
@@ -100,6 +99,7 @@ INTERNALS: tuple[Internal, ...] = (
             "HttpStream.start_response_stream": "",
             "HttpStream.state_wait_for_response_headers": "event",
             "HttpStream.state_stream_response_body": "event",
+            "HttpStream.state_consume_response_body": "event",
             "HttpStream.make_server_connection": "",
             "HttpStream.handle_protocol_error": "event",
             "HttpStream.check_body_size": "request",

@@ -85,6 +85,7 @@ class Recorder:
         self._day = day
         self._open: OrderedDict[str, _Open] = OrderedDict()
         self._ended: deque[Entry] = deque(maxlen=KEPT)
+        self._minute = -1.0
         self._today = day(clock())
         self._totals: dict[str, Total] = {}
 
@@ -123,6 +124,12 @@ class Recorder:
 
     def _turn(self, now: float) -> None:
         """Begin the totals anew on a new day."""
+        minute = (
+            now // 60
+        )  # every zone's day begins with a minute, and to ask for the day costs more than all else here
+        if minute == self._minute:
+            return
+        self._minute = minute
         day = self._day(now)
         if day != self._today:
             self._today = day

@@ -60,6 +60,7 @@ else:  # where this module is executed again while it is enabled, the global is 
     StockStream = getattr(layers.HttpStream, "stock_stream", layers.HttpStream)
 
 HELD_BYTES = 256 * 1024  # a held answer is an error message: what is longer is cut here, and the server told so
+COLLECTED_BYTES = 256 * 1024 * 1024  # of an answer that is read whole; the longest known is below 1 MiB
 HELD_SECONDS = 3.0  # and one that does not end is not waited for longer than a person would
 LONGEST_WAKEUP = 30.0  # seconds; a pending wakeup keeps a finished stream in memory, so none is long
 
@@ -399,6 +400,16 @@ class ReplayStream(StockStream):
                 yield from self.server_state(part)
             if self._is_over():
                 yield from self._end_early()
+
+    def state_consume_response_body(self, event: events.Event) -> Steps[None]:
+        """Read an answer whole, but one without an end no further than `COLLECTED_BYTES`."""
+        if self._control is not None and len(self.response_body_buf) > COLLECTED_BYTES:
+            yield from self._cancel()
+            why = f"the answer is longer than {COLLECTED_BYTES >> 20} MiB"
+            failure = ResponseProtocolError(self.stream_id, why, ErrorCode.GENERIC_SERVER_ERROR)
+            yield from super().handle_protocol_error(failure)
+        else:
+            yield from super().state_consume_response_body(event)
 
     def _forget_peeked(self) -> None:
         self._peeked, self._peeked_bytes = [], bytearray()

@@ -59,7 +59,7 @@ def dress(request: http.Request, attempt: Attempt, before: Attempt | None = None
 
     *before* is what it was dressed in already; where that differs in its body alone, only that is put in.
     """
-    if before is None or replace(before, body=attempt.body) != attempt:
+    if before is None or (before is not attempt and replace(before, body=attempt.body) != attempt):
         _dress_head(request, attempt)
     if attempt.body is not None:
         request.data.content = attempt.body

@@ -1034,6 +1034,27 @@ def test_cut_answer_that_cannot_end_is_reset(drive, protocols, broken, why, capl
     assert ("raised" in caplog.text) == (why == "raises")
 
 
+class Collecting(Addon):
+    """Has every answer read whole."""
+
+    def responseheaders(self, flow):
+        pass
+
+
+@pytest.mark.parametrize("protocols", PROTOCOLS, ids="-".join)
+def test_an_answer_that_is_read_whole_has_an_end(drive, protocols, monkeypatch):
+    """What grows without an end is cancelled at its bound, and the client is told; the next request is served."""
+    monkeypatch.setattr(replay_stream, "COLLECTED_BYTES", 10)
+    driver = drive(addon=Collecting(Policy()), protocols=protocols)
+    driver.request()
+    driver.respond(200, b"ten bytes!", end=False)
+    assert not driver.cancelled()
+    driver.send(b"and one more")
+    driver.send(b"and one more")
+    assert driver.cancelled()
+    assert driver.answer.status == 502
+
+
 @pytest.mark.parametrize("protocols", PROTOCOLS, ids="-".join)
 def test_what_the_client_does_not_want_is_cancelled(drive, protocols):
     """Once the client has everything its answer ends in good order, and the server is told to stop."""
