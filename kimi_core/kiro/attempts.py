@@ -145,7 +145,7 @@ class Attempts:
             return self._attempt(await self._service.tokens.renew(account.id, account.access_token), self._place)
         except (AuthError, StoreError) as error:
             logger.info("Kiro: %s", error)
-            if isinstance(error, AuthUnavailable):
+            if isinstance(error, AuthUnavailable | StoreError):  # of the service, or of this machine
                 self._excused.add(account.id)
             return None
 

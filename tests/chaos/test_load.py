@@ -17,7 +17,7 @@ from tests.e2e.harness import ADDON, ROOT, wait_until
 from tests.e2e.kiro_harness import KiroProxy, KiroWorld
 from tests.servers.script import chat_events
 
-SEQUENTIAL = {"kimi": 1500, "kiro": 500}
+SEQUENTIAL = {"kimi": 750, "kiro": 250}  # `make soak` has many times as many
 WARM = 150  # streams after which caches, pools and the allocator have what they keep
 AT_ONCE = 200
 PIECE = "x" * 12_000  # a body that is kept for each stream would show: 12 KiB of each, of Kiro's twice
@@ -78,7 +78,7 @@ def settled(lab, before):
 def assert_nothing_grew(before, after, streams):
     """Compare two gauges; *streams* passed between them."""
     for name in gauge.COUNTED:
-        assert after[name] <= max(before[name], MOST_LEFT), (name, before, after)
+        assert after[name] <= before[name] + MOST_LEFT, (name, before, after)
     for name in ("files", "sockets", "tasks", "threads"):
         assert after[name] <= before[name] + 8, (name, before, after)
     assert after["objects"] - before["objects"] < OBJECTS_PER_STREAM * streams, (before, after)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from kimi_core.errors import AuthUnavailable
+from kimi_core.errors import AuthUnavailable, StoreError
 from kimi_core.exchange import Answer, AnswerHead, Headers, Limits, Reply, Retry
 from kimi_core.kiro.attempts import label
 from kimi_core.kiro.auth_errors import AccountDead
@@ -172,10 +172,11 @@ async def test_an_account_left_for_want_of_attempts_is_asked_after_all(tmp_path)
     assert world.service.in_flight == {}
 
 
-async def test_an_unreachable_login_service_is_no_fault_of_an_account(tmp_path):
+@pytest.mark.parametrize("error", [AuthUnavailable("Down."), StoreError("The disk is full.")])
+async def test_what_keeps_a_token_from_being_renewed_is_no_fault_of_its_account(tmp_path, error):
     """An account whose refused token cannot be renewed now is left, and bears nothing for it."""
     world, exchange, _ = await _opened(tmp_path, social("a"), social("b"))
-    world.tokens.errors["a"] = AuthUnavailable("Down.")
+    world.tokens.errors["a"] = error
     assert (await exchange.judge(EXPIRED)).attempt.label == "label_b"
     await world.service.settle()
     assert world.stored("a").is_healthy
