@@ -35,7 +35,7 @@ test: lint coverage ## everything that CI runs: lint, unit and end-to-end tests,
 
 coverage: setup-dev ## all tests, with branch coverage per module and its floor
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run $(PYTEST) $(ARGS)
+	$(BIN)/python scripts/all_tests.py $(ARGS)
 	@$(BIN)/coverage combine -q
 	@$(BIN)/python scripts/coverage_floor.py
 

@@ -32,6 +32,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (_END_TO_END.isdisjoint(item.path.parents), -sizes[item.path]))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Write down what failed, where scripts/all_tests.py asks for it."""
+    wanted = os.environ.get("FAILED_TESTS")
+    reports = [*terminalreporter.getreports("failed"), *terminalreporter.getreports("error")]
+    if wanted and reports:
+        Path(wanted).write_text("".join(f"{name}\n" for name in dict.fromkeys(each.nodeid for each in reports)))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_environment():
     """Take the user's own settings out of the environment for the whole run."""
