@@ -1,6 +1,5 @@
 import json
 from binascii import crc32
-from time import thread_time
 
 import pytest
 from hypothesis import given, settings
@@ -9,12 +8,12 @@ from hypothesis import strategies as st
 from kimi_core.view import eventstream
 from kimi_core.view.eventstream import render
 from kimi_core.view.frames import MAX_TRIES, walk
+from kimi_core.view.text import PAGE
 from kimi_core.wire.eventstream import MAX_HEADERS, Decoder, encode
 from tests.view.bodies import FRAME, frame
 
 GOOD = frame({"content": "hello"})
 LONG = frame({"content": "long " * 200})
-SECONDS = 0.5  # a view takes less than 0.1 s; a machine that is busy some more
 
 
 def spoiled(data, at):
@@ -196,11 +195,10 @@ def test_what_the_decoder_takes_is_good(payloads):
     [bytes(5_000_000), b"\1\0\0\1\0\1ab" * 625_000, GOOD * 37_000, encode({}, b"") * 300_000],
     ids=["zeros", "beginnings", "frames", "smallest"],
 )
-def test_five_megabytes_take_no_time(body):
-    """Neither many frames nor damage that looks like many beginnings takes long."""
-    begin = thread_time()
-    render(body)
-    assert thread_time() - begin < SECONDS
+def test_five_megabytes_make_a_bounded_page(body):
+    """Neither many frames nor damage that looks like many beginnings makes a page that a browser cannot take."""
+    page = render(body)
+    assert 0 < len(page) < 2 * PAGE
     assert len(body) > MAX_TRIES
 
 

@@ -1,5 +1,4 @@
 import json
-from time import thread_time
 
 import pytest
 from hypothesis import given, settings
@@ -8,9 +7,9 @@ from hypothesis import strategies as st
 from kimi_core.kiro.request import translate
 from kimi_core.view import transcript
 from kimi_core.view.request import is_request, render
+from kimi_core.view.text import PAGE
 from tests.view.bodies import REQUESTS, VALUES, written
 
-SECONDS = 0.5  # a view takes less than 0.1 s; a machine that is busy some more
 PNG = "data:image/png;base64," + "A" * 40_000
 CALL = {"id": "call_1", "type": "function", "function": {"name": "read", "arguments": '{"path": "a"}'}}
 OPENAI = {
@@ -288,13 +287,12 @@ def test_any_bytes_give_a_page(data):
     ],
     ids=["turns", "tiny", "one", "image"],
 )
-def test_five_megabytes_take_no_time(body):
-    """Long requests are done in no time."""
+def test_five_megabytes_make_a_bounded_page(body):
+    """Of a long request no more is shown than a browser can take."""
     data = json.dumps(body).encode()
-    begin = thread_time()
-    render(data)
+    page = render(data)
     is_request(data)
-    assert thread_time() - begin < SECONDS
+    assert 0 < len(page) < 2 * PAGE
 
 
 def test_notes_on_a_kiro_request():

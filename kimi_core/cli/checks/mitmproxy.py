@@ -24,6 +24,7 @@ NEEDED = (
     "brotli",
     "certifi",
     "filelock",
+    "h11",
     "httpx",
     "jinja2",
     "platformdirs",
