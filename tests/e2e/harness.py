@@ -1,5 +1,6 @@
 """A real mitmdump or mitmweb process with the addon, between real clients and the fake service."""
 
+import io
 import os
 import re
 import shutil
@@ -126,6 +127,21 @@ class World:
         """The environment that makes this world's address the site (kimi-cli's own overrides)."""
         base = f"https://localhost:{self.service.port}"
         return {"KIMI_CODE_BASE_URL": f"{base}/coding/v1", "KIMI_CODE_OAUTH_HOST": base}
+
+
+def _whole(flow_file: Path) -> int:
+    """Return where the last flow ends that is written whole: length, colon, so many bytes, type (a tnetstring)."""
+    if not flow_file.exists():
+        return 0
+    end, size = 0, flow_file.stat().st_size
+    with flow_file.open("rb") as file:
+        while True:
+            file.seek(end)
+            digits, colon, _ = file.read(16).partition(b":")
+            behind = end + len(digits) + int(digits or b"0") + 2
+            if not colon or behind > size:
+                return end
+            end = behind
 
 
 class Proxy:
@@ -294,15 +310,17 @@ class Proxy:
 
     def flow_bytes(self) -> int:
         """Return the size of the flow file: where the flows of what follows will begin."""
-        return self.flow_file.stat().st_size if self.flow_file.exists() else 0
+        return _whole(self.flow_file)
 
     def flows(self, since: int = 0) -> list[HTTPFlow]:
         """Return the flows that the file holds by now, from offset *since* on."""
-        if not self.flow_file.exists():
+        end = _whole(self.flow_file)
+        if end <= since:
             return []
         with self.flow_file.open("rb") as file:
             file.seek(since)
-            return [flow for flow in FlowReader(file).stream() if isinstance(flow, HTTPFlow)]
+            written = io.BytesIO(file.read(end - since))
+        return [flow for flow in FlowReader(written).stream() if isinstance(flow, HTTPFlow)]
 
     # who uses it
 
