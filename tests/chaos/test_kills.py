@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -31,10 +32,11 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 
 ROOT = Path(__file__).parents[2]
 KILLS = 200
+MOST_KILLS = 600  # on a slow machine, where the first kills met next to nothing; lives are longer then
 WORKERS = 6
-LONGEST = 0.5  # seconds that a worker lives at the most: a refresh in a process of its own takes about as long
+LIFE = 0.5  # seconds, twice what a worker lives on average: a refresh in a process of its own takes about as long
 IMPORTS = 10
-LEAST = 10  # rotations that must have been under way: fewer, and nothing was tried
+LEAST = 10  # rotations of Kiro's tokens, and half as many of Kimi's, that must have been: fewer, and nothing was tried
 DRAIN = 30.0  # seconds for detached refreshes to end
 MARK = "KIMI_TEST_MARK"
 HEADERS = Headers([("User-Agent", "fake")])
@@ -98,6 +100,11 @@ def family(aws):
     }
 
 
+def enough(oauth, aws):
+    """Tell whether so many tokens were rotated that the kills met some of it."""
+    return oauth.refreshes >= LEAST // 2 and aws.refreshes >= LEAST
+
+
 def test_kills_at_two_hundred_moments_lose_nothing(dice, soak, tmp_path):
     """Workers share two stores and services that revoke on reuse; each is killed within half a second."""
     oauth, aws = FakeOAuth(), FakeAws()
@@ -114,8 +121,10 @@ def test_kills_at_two_hundred_moments_lose_nothing(dice, soak, tmp_path):
         try:
             for _ in range(WORKERS):
                 forks.start(dice.randrange(1 << 32))
-            for _ in range(KILLS * soak):
-                time.sleep(dice.uniform(0, LONGEST / WORKERS))
+            for number in count():
+                if number >= KILLS * soak and (number >= MOST_KILLS * soak or enough(oauth, aws)):
+                    break
+                time.sleep(dice.uniform(0, LIFE / WORKERS * (1 + number // (KILLS * soak))))
                 forks.kill(dice.choice(forks.alive))
                 for path in (StoredLogin(folder, site.slot).document.path, registry.document.path):
                     json.loads(path.read_bytes())  # whatever the moment: it is whole
@@ -139,8 +148,7 @@ def test_kills_at_two_hundred_moments_lose_nothing(dice, soak, tmp_path):
         assert {each.refresh for each in aws.families if each.generation > 1} <= stored, "a rotated token is lost"
         assert (oauth.reuses, oauth.rejections, oauth.max_in_flight) == (0, 0, 1)
         assert (aws.reuses, aws.rejections, aws.max_in_flight) == (0, 0, 1)
-        assert oauth.refreshes >= LEAST // 2
-        assert aws.refreshes >= LEAST
+        assert enough(oauth, aws), (oauth.refreshes, aws.refreshes)
         assert not list(folder.rglob("*.damaged-*"))
         leavings = len(list(folder.rglob("*.tmp")))
         said = log.read_text()

@@ -11,7 +11,7 @@ import trustme
 
 from kimi_core.kiro.accounts import Account, Accounts, AuthMethod, Registry, new_id
 from kimi_core.kiro.constants import BUILDER_START_URL
-from tests.e2e.harness import Proxy, World
+from tests.e2e.harness import Proxy, World, wait_until
 from tests.servers.aws import FakeAws
 from tests.servers.kiro import FakeKiro, Login
 from tests.servers.serve import ALPN, Background, Service
@@ -126,6 +126,15 @@ class KiroProxy(Proxy):
         """Return what is stored now: of one account, or the whole document."""
         found = self.registry.load()
         return found if account is None else found.get(account.id)
+
+    def settled(self, account: Account, **fields: object) -> Account:
+        """Wait until the stored *account* has these fields, and return it: notes are written a moment later."""
+
+        def there() -> Account | None:
+            found: Account = self.stored(account)
+            return found if all(getattr(found, name) == value for name, value in fields.items()) else None
+
+        return wait_until(there, f"{fields} in the document", 10)
 
     def alter(self, account: Account, **fields: object) -> None:
         """Change fields of a stored account."""

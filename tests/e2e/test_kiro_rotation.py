@@ -45,16 +45,6 @@ def askers(kiro_world, kiro):
     return [kiro.who(seen) for seen in kiro_world.kiro.of("generate")]
 
 
-def settled(kiro, account, **fields):
-    """Wait until the stored account has these fields, and return it."""
-
-    def there():
-        stored = kiro.stored(account)
-        return stored if all(getattr(stored, name) == value for name, value in fields.items()) else None
-
-    return wait_until(there, f"{fields} in the document", 10)
-
-
 def in_parallel(kiro, bodies, at_once):
     """Post all bodies, so many at once; return status and text of each, in order. A lost connection is status 0."""
 
@@ -101,7 +91,7 @@ def test_the_next_account_answers(kiro_world, kiro, three, ask, name, streamed):
     assert first == three[0].label != second
     assert answer.headers["x-kimi-mitm-account"] == second
     assert said(answer) == "served"
-    assert not settled(kiro, three[0], **marks).is_healthy
+    assert not kiro.settled(three[0], **marks).is_healthy
     others = [kiro.stored(account) for account in three[1:]]
     assert all(account.is_healthy and not account.consecutive_failures for account in others)
     wait_until(lambda: kiro.stored().active_account_id != three[0].id, "the account that served as the active one")
@@ -143,7 +133,7 @@ def test_a_lost_connection_is_tried_again(kiro_world, kiro, three, ask):
     kiro_world.kiro.queue(Script(before=[Break.RESET]))
     ask()
     assert len(kiro_world.kiro.of("generate")) == 2
-    assert settled(kiro, three[0], request_count=1).is_healthy
+    assert kiro.settled(three[0], request_count=1).is_healthy
 
 
 @pytest.mark.parametrize("name", ["too_long", "malformed", "image", "feature"])
@@ -152,6 +142,8 @@ def test_a_fault_of_the_request_is_tried_nowhere_else(kiro_world, kiro, three, a
     answer = ask(f"[[error {name}]]", expect=403 if name == "feature" else 400)
     assert answer.json()["error"]["code"]
     assert len(kiro_world.kiro.of("generate")) == 1
+    ask()
+    kiro.settled(three[0], request_count=1)  # notes are written in their order
     assert all(account.is_healthy and not account.last_error for account in kiro.stored().accounts)
 
 
@@ -160,6 +152,7 @@ def test_capacity_of_the_model_punishes_nobody(kiro_world, kiro, three, ask):
     kiro_world.kiro.queue(REFUSALS["capacity"].script())
     ask()
     assert askers(kiro_world, kiro) == [three[0].label] * 2
+    kiro.settled(three[0], request_count=1)
     assert all(account.is_healthy and not account.last_error for account in kiro.stored().accounts)
 
 
@@ -193,7 +186,7 @@ def test_a_refused_token_is_renewed_once(kiro_world, kiro, ask, kind, name):
     stored = kiro.stored(account)
     assert stored.refresh_token != account.refresh_token
     assert kiro_world.aws.alive(stored.refresh_token)
-    assert settled(kiro, account, request_count=1).is_healthy
+    assert kiro.settled(account, request_count=1).is_healthy
 
 
 def test_a_token_that_stays_refused_leads_to_the_next_account(kiro_world, kiro, three, ask):
@@ -204,7 +197,7 @@ def test_a_token_that_stays_refused_leads_to_the_next_account(kiro_world, kiro, 
     labels = askers(kiro_world, kiro)
     assert labels[0] == labels[1] == three[0].label != labels[2]
     assert kiro_world.aws.refreshes == before + 1
-    assert settled(kiro, three[0], is_healthy=False).last_error == "auth_failed"
+    assert kiro.settled(three[0], is_healthy=False).last_error == "auth_failed"
 
 
 def test_an_account_whose_login_has_ended_is_passed_over(kiro_world, kiro, three, ask):
@@ -213,7 +206,7 @@ def test_an_account_whose_login_has_ended_is_passed_over(kiro_world, kiro, three
     family.revoked = True
     answer = ask()
     assert answer.headers["x-kimi-mitm-account"] != three[0].label
-    assert settled(kiro, three[0], state="needs_login").access_token
+    assert kiro.settled(three[0], state="needs_login").access_token
     kiro_world.kiro.reset()
     ask(conversation="another")
     assert three[0].label not in askers(kiro_world, kiro), "it is not tried again"
@@ -242,7 +235,7 @@ def test_the_place_that_serves_is_found_and_remembered(kiro_world, kiro, ask):
     first, second = kiro_world.kiro.of("generate")
     assert (host_of(first), first.json.get("profileArn")) == ("runtime", BUILDER_ARN)
     assert (host_of(second), second.json.get("profileArn")) == ("q", None)
-    assert settled(kiro, account, host_winner="q").is_healthy
+    assert kiro.settled(account, host_winner="q").is_healthy
     ask(conversation="another")
     assert host_of(kiro_world.kiro.of("generate")[2]) == "q"
 
@@ -287,7 +280,7 @@ def test_conversations_stay_where_they_are(kiro_world, kiro, three, ask, strateg
             label = ask(conversation=name).headers["x-kimi-mitm-account"]
             served[name, label] += 1
             who = next(account for account in three if account.label == label)
-            settled(kiro, who, request_count=turn + 1)
+            kiro.settled(who, request_count=turn + 1)
     assert len(served) == 3, served
     assert {label for _, label in served} == {account.label for account in three}
 
@@ -307,7 +300,7 @@ def test_an_account_that_cools_down_is_probed_by_one_request(kiro_world, kiro, a
     (account,) = kiro.accounts(1)
     kiro.alter(account, is_healthy=False, consecutive_failures=3, cooldown_until=int(time.time() * 1000) - 1)
     ask()
-    stored = settled(kiro, account, is_healthy=True)
+    stored = kiro.settled(account, is_healthy=True)
     assert (stored.consecutive_failures, stored.cooldown_until, stored.last_error) == (0, None, None)
 
 
@@ -334,7 +327,7 @@ def test_faults_survive_a_restart(kiro_world, kiro, start_kiro, ask):
     first, second = kiro.accounts(2)
     kiro_world.kiro.queue(REFUSALS["rate"].script())
     ask()
-    settled(kiro, first, is_healthy=False)
+    kiro.settled(first, is_healthy=False)
     other = start_kiro(data=kiro.data)
     with other.local_client() as client:
         body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}]}

@@ -172,7 +172,7 @@ def test_it_asks_only_while_it_is_looked_at_and_backs_off(browser, proxy):
         tab.clock.run_for(300_000)
         assert len(asked) == before
         tab.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
-        wait_until(lambda: tab.evaluate("1") and len(asked) == before + 1, "a question")
+        wait_until(lambda: tab.evaluate("!asking") and len(asked) == before + 1, "a question and its answer")
         expect(live).to_have_text("Live")
         context.set_offline(True)
         tab.clock.run_for(3_100)
