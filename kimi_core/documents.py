@@ -7,14 +7,19 @@ and a short excerpt of the answer, and never the credentials that were sent.
 from __future__ import annotations
 
 import asyncio
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import httpx
 from pydantic_core import from_json
 
+from kimi_core import later
 from kimi_core.errors import UpstreamError
 from kimi_core.exchange import Headers
 from kimi_core.outbound import body_of
+
+if TYPE_CHECKING:
+    import httpx
+else:
+    httpx = later.module("httpx")
 
 MAX_ANSWER = 4 * 1024 * 1024  # the longest model list seen is a few KiB; a bound keeps a wrong host from filling memory
 EXCERPT = 200  # characters of a refused answer that a message repeats

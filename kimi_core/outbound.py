@@ -7,17 +7,25 @@ own upstream legs follow: the upstream proxy of ``mode: upstream:…`` and the t
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import certifi
-import httpx
 
+from kimi_core import later
 from kimi_core.errors import ConfigError
 from kimi_core.wire import codings
+
+if TYPE_CHECKING:
+    import httpx
+else:
+    httpx = later.module("httpx")
 
 for _library in ("httpx", "httpcore"):  # they would log every step of a login call, header fields and all
     logging.getLogger(_library).setLevel(logging.WARNING)
@@ -59,7 +67,13 @@ class Outbound:
             where = self.ca_file or self.ca_dir
             raise ConfigError(f"The trusted CA {where} cannot be read: {error}.") from error
 
-    def client(self) -> httpx.AsyncClient:
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
+        """Lend a client. It is made in a thread, for that loads httpx or reads all CAs: a stream would stand still."""
+        async with await asyncio.to_thread(self.new_client) as client:
+            yield client
+
+    def new_client(self) -> httpx.AsyncClient:
         """Return a client that follows these settings; the caller closes it. No redirects, no cookies kept."""
         proxy = None
         if self.proxy:

@@ -2,6 +2,7 @@ import asyncio
 import base64
 import logging
 import ssl
+import threading
 
 import pytest
 import trustme
@@ -43,6 +44,21 @@ async def test_the_environment_is_not_asked(monkeypatch):
         assert client.trust_env is False
         assert not client.follow_redirects
         assert client._mounts == {}
+
+
+async def test_a_client_is_made_beside_the_event_loop(monkeypatch):
+    """Reading the CAs, which takes a while, stops no stream; what goes wrong there reaches whoever asked."""
+    where = []
+
+    def refuse(_):
+        where.append(threading.current_thread())
+        raise ConfigError("The trusted CA cannot be read.")
+
+    monkeypatch.setattr(Outbound, "ssl_context", refuse)
+    with pytest.raises(ConfigError):
+        async with Outbound().client():
+            pass
+    assert where != [threading.main_thread()]
 
 
 async def test_the_upstream_proxy_is_used_with_its_password():

@@ -10,8 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-
-import httpx
+from typing import TYPE_CHECKING
 
 from kimi_core.errors import KimiMitmError, UpstreamError
 from kimi_core.exchange import Headers
@@ -22,6 +21,9 @@ from kimi_core.kimi.session import Session
 from kimi_core.outbound import Outbound
 from kimi_core.store import Document
 from kimi_core.tokens import OAuthToken
+
+if TYPE_CHECKING:
+    import httpx
 
 logger = logging.getLogger(__name__)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import httpx
+from typing import TYPE_CHECKING
 
 from kimi_core import documents
 from kimi_core.documents import MAX_ANSWER
 from kimi_core.exchange import Headers
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["MAX_ANSWER", "get_json"]
 

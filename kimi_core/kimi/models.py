@@ -12,9 +12,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import httpx
 from pydantic_core import from_json
 
 from kimi_core.errors import StoreError, UpstreamError
@@ -22,6 +21,9 @@ from kimi_core.exchange import Headers
 from kimi_core.kimi.api import MAX_ANSWER, get_json
 from kimi_core.kimi.constants import MODEL_ALIAS, Site
 from kimi_core.plain import line
+
+if TYPE_CHECKING:
+    import httpx
 
 logger = logging.getLogger(__name__)
 

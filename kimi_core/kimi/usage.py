@@ -9,15 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from kimi_core.errors import UpstreamError
 from kimi_core.exchange import Headers
 from kimi_core.kimi.api import get_json
 from kimi_core.kimi.constants import Site
 from kimi_core.plain import line
+
+if TYPE_CHECKING:
+    import httpx
 
 TIMEOUT = 8.0  # seconds for the whole call, as kimi-code has it
 RED = 0.10  # kimi-cli's bar: red with so much left or less …

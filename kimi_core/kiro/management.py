@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlencode
-
-import httpx
 
 from kimi_core import documents
 from kimi_core.documents import Declined
@@ -25,6 +24,9 @@ from kimi_core.kiro.constants import Endpoints, arn_region
 from kimi_core.kiro.failures import AnswerFailed
 from kimi_core.kiro.identity import KiroIdentity, Name
 from kimi_core.kiro.verdict import ERRORS, Finding, Kind, classify
+
+if TYPE_CHECKING:
+    import httpx
 
 TIMEOUT = 20.0  # seconds for one answer
 MAX_TRIES = 6  # requests for one question; there are never more ways that make sense
@@ -49,8 +51,8 @@ class Tokens(Protocol):
 class WayOut(Protocol):
     """How calls leave this machine (`outbound.Outbound`)."""
 
-    def client(self) -> httpx.AsyncClient:
-        """Return a client; the caller closes it."""
+    def client(self) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+        """Lend a client."""
         ...
 
 

@@ -144,7 +144,7 @@ class Seen:
 
     def client(self):
         """Return a client of the program's own kind that asks this service."""
-        made = Outbound().client()
+        made = Outbound().new_client()
         made._transport, made._mounts = httpx.MockTransport(self), {}
         return made
 

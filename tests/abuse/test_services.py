@@ -52,7 +52,7 @@ class Endless(httpx.AsyncByteStream):
 
 def client(answer):
     """Return a client of the program's own kind that is always answered so."""
-    made = Outbound().client()
+    made = Outbound().new_client()
     made._transport, made._mounts = httpx.MockTransport(lambda _: answer()), {}
     return made
 
