@@ -11,6 +11,7 @@ from mitmproxy import connection, http
 from kimi_core.errors import BadRequest, Refused
 from kimi_core.exchange import Answer, Exchange, Limits, Reply, RequestHead, Retry, Verdict
 from kimi_core.proxy import guard, record, seal, sides
+from kimi_core.proxy.fields import index, set_headers
 from kimi_core.proxy.replay import Attempt, Broken
 from kimi_core.proxy.stream import AnswerStream, Tape
 from kimi_core.wire.codings import decode, decoder_for
@@ -123,6 +124,7 @@ class ExchangeControl:
 
     def holds(self, flow: http.HTTPFlow, response: http.Response) -> bool:
         """Tell whether this answer is kept from the client until it is judged."""
+        index(response)
         if self.exchange.holds(seal.answer_head(response)):
             self._held = response
             return True
@@ -183,9 +185,10 @@ class ExchangeControl:
             response.headers.pop("content-encoding")
             response.headers.pop("content-length", None)
         came_as = response.headers.get("content-type", "")
-        converted = self.exchange.converter(seal.answer_head(response))
-        if converted:
-            seal.set_headers(response, converted[0].headers)
+        head = seal.answer_head(response)
+        converted = self.exchange.converter(head)
+        if converted and converted[0].headers != head.headers:
+            set_headers(response, converted[0].headers)
         if not flow.request.is_http2:
             _chunk(flow.request, response)
         wire = None

@@ -102,6 +102,7 @@ class ReplayStream(StockStream):
 
     def __init__(self, context: context.Context, stream_id: int) -> None:
         super().__init__(context, stream_id)
+        self._control: Control | None = None  # who is in charge since the last hook
         self._number = 1
         self._upstream_id = stream_id
         self._alive = True  # does an attempt run whose events count?
@@ -118,11 +119,6 @@ class ReplayStream(StockStream):
         self._sink: Sink | None = None
         self._streaming: Callable[..., Any] | None = None  # the state in which pieces go to `_sink`
         self._patience: float | None = None  # seconds without a piece after which something is due; None: never
-
-    @property
-    def _control(self) -> Control | None:
-        flow: http.HTTPFlow | None = vars(self).get("flow")
-        return control_of(flow) if flow is not None else None
 
     @property
     def _layer(self) -> HttpLayer:
@@ -219,6 +215,8 @@ class ReplayStream(StockStream):
                     self._since = clock()
                 command.event.stream_id = self._upstream_id
             reply = yield command
+            if isinstance(command, commands.StartHook):
+                self._control = control_of(self.flow)
             if isinstance(command, DropStream) and command.stream_id == self.stream_id:
                 yield from self._end_attempt()
             elif isinstance(command, HttpRequestHeadersHook) and self._answered_early():

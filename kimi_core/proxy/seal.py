@@ -6,18 +6,18 @@ the request, at the place where it leaves for the server.
 
 from __future__ import annotations
 
-import copy
-import re
 from dataclasses import replace
 
 from mitmproxy import http
 
 from kimi_core.exchange import AnswerHead, Attempt, Headers, Reply, RequestHead
+from kimi_core.proxy.fields import Indexed, headers_of, set_headers, to_bytes
 
 # Fields between the client and this proxy (RFC 9110 §7.6.1): mitmproxy answers the one itself, and closes the client's
 # connection by the other. So the flow keeps the client's; what an identity says of its connection goes onto the wire.
 OWN_LEG = ("expect", "connection")
-_LINE_ENDS = re.compile(r"[\r\n\0]+[ \t]*")  # within a value: a folded line, or an attempt at a field of its own
+_CONNECTION = b"connection"
+_CODINGS = {b"transfer-encoding", b"content-encoding"}  # of the body that the client sent
 
 
 def head_of(flow: http.HTTPFlow) -> RequestHead:
@@ -34,24 +34,9 @@ def head_of(flow: http.HTTPFlow) -> RequestHead:
     )
 
 
-def headers_of(message: http.Message) -> Headers:
-    """Return a message's fields in wire order."""
-    return Headers(message.headers.items(multi=True))
-
-
 def answer_head(response: http.Response) -> AnswerHead:
     """Return the head of an answer in the project's own words."""
     return AnswerHead(response.status_code, headers_of(response))
-
-
-def set_headers(message: http.Message, headers: Headers) -> None:
-    """Replace all fields of a message. A value stays on its line, whatever it came from (RFC 9110 §5.5)."""
-    message.headers = http.Headers([(_bytes(name), _bytes(_LINE_ENDS.sub(" ", value))) for name, value in headers])
-
-
-def _bytes(text: str) -> bytes:
-    """Return the bytes that mitmproxy made *text* of (PEP 383)."""
-    return text.encode("utf-8", "surrogateescape")
 
 
 def dress(request: http.Request, attempt: Attempt, before: Attempt | None = None) -> None:
@@ -63,9 +48,9 @@ def dress(request: http.Request, attempt: Attempt, before: Attempt | None = None
         _dress_head(request, attempt)
     if attempt.body is not None:
         request.data.content = attempt.body
-        request.headers.pop("transfer-encoding", None)
-        request.headers.pop("content-encoding", None)
-        request.headers["content-length"] = str(len(attempt.body))
+        fields = [field for field in request.data.headers.fields if field[0].lower() not in _CODINGS]
+        _put(fields, b"content-length", b"%d" % len(attempt.body))
+        request.data.headers = Indexed.of(tuple(fields))
 
 
 def _dress_head(request: http.Request, attempt: Attempt) -> None:
@@ -76,18 +61,22 @@ def _dress_head(request: http.Request, attempt: Attempt) -> None:
     request.path = attempt.path
     if request.data.authority:
         request.authority = attempt.headers.get("host") or attempt.host
-    own = [(name, request.headers[name]) for name in OWN_LEG if name in request.headers]
-    set_headers(request, attempt.headers.without(*OWN_LEG))
-    for name, value in own:
-        request.headers[name] = value
+    came = headers_of(request)
+    own = [(name, ", ".join(values)) for name in OWN_LEG if (values := came.get_all(name))]
+    set_headers(request, Headers([*attempt.headers.without(*OWN_LEG), *own]))
 
 
 def twin(request: http.Request) -> http.Request:
     """Return a copy whose head may be changed, at a tenth of what `Request.copy` costs; the body is the same object."""
-    other = copy.copy(request)
-    other.data = copy.copy(request.data)
-    other.data.headers = request.headers.copy()
-    return other
+    data = _copy_of(request.data, headers=Indexed.of(request.data.headers.fields))
+    return _copy_of(request, data=data)
+
+
+def _copy_of[T](thing: T, **changes: object) -> T:
+    """Return what `copy.copy` would, but for *changes*."""
+    made = object.__new__(type(thing))
+    vars(made).update(vars(thing), **changes)
+    return made
 
 
 def unlabelled(request: http.Request, attempt: Attempt) -> http.Request:
@@ -96,29 +85,38 @@ def unlabelled(request: http.Request, attempt: Attempt) -> http.Request:
     The copy is written as HTTP/1.1 whatever the client spoke: mitmproxy then turns it into a proper HTTP/2 request
     itself where the server speaks that, and leaves the spelling of the names alone where it does not.
     """
+    fields = [field for field in request.data.headers.fields if field[0].lower() != _CONNECTION]
     for name, value in attempt.secrets.items():
-        spelling = next((key for key in request.headers if key.lower() == name.lower()), name)
-        request.headers[spelling] = value
-    _set_connection(request, attempt.headers)
+        _put(fields, to_bytes(name), to_bytes(value))
+    if attempt.headers.get("connection") is not None:
+        _insert_connection(fields, attempt.headers)
+    request.data.headers = Indexed.of(tuple(fields))
     if request.is_http2 or request.is_http3:
         request.http_version = "HTTP/1.1"
         request.authority = ""
     return request
 
 
-def _set_connection(request: http.Request, headers: Headers) -> None:
-    """Give *request* the Connection field of *headers*, where it stands there, or none."""
-    request.headers.pop("connection", None)
-    names = [name.lower() for name, _ in headers]
-    if "connection" not in names:
-        return
-    at = names.index("connection")
-    fields = list(request.headers.fields)
-    places = {name.lower().decode("latin-1"): place for place, (name, _) in reversed(list(enumerate(fields)))}
-    before = next((places[name] for name in names[at + 1 :] if name in places), len(fields))
-    name, value = list(headers)[at]
-    fields.insert(before, (name.encode("latin-1"), value.encode("latin-1")))
-    request.headers.fields = tuple(fields)
+def _put(fields: list[tuple[bytes, bytes]], name: bytes, value: bytes) -> None:
+    """Give the field *name* this one value: in its place and spelling, at the end where it is not there."""
+    wanted = name.lower()
+    places = [place for place, (each, _) in enumerate(fields) if each.lower() == wanted]
+    for place in reversed(places[1:]):
+        del fields[place]
+    if places:
+        fields[places[0]] = (fields[places[0]][0], value)
+    else:
+        fields.append((name, value))
+
+
+def _insert_connection(fields: list[tuple[bytes, bytes]], headers: Headers) -> None:
+    """Put the Connection field of *headers* before the first of *fields* that comes after it there."""
+    pairs = [(to_bytes(name), to_bytes(value)) for name, value in headers]
+    names = [name.lower() for name, _ in pairs]
+    at = names.index(_CONNECTION)
+    present = [name.lower() for name, _ in fields]
+    before = next((present.index(name) for name in names[at + 1 :] if name in present), len(fields))
+    fields.insert(before, pairs[at])
 
 
 def response_for(reply: Reply) -> http.Response:

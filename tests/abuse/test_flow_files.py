@@ -8,7 +8,7 @@ from mitmproxy.io import FlowReader, FlowWriter
 
 from kimi_core.exchange import Headers
 from kimi_core.kimi.exchange import LABEL, OWN_KEY_LABEL
-from kimi_core.proxy import native, replay, seal, sides
+from kimi_core.proxy import fields, native, replay, sides
 from kimi_core.proxy.control import ExchangeControl
 from tests.abuse.flows import error, flow
 from tests.proxy.stand_ins import SECRET, FakeExchange, FakeProvider
@@ -111,4 +111,4 @@ def test_a_copy_of_a_flow_has_no_login_of_its_own():
     replay.attach(made, native.NativeControl(made, 0))
     assert replay.control_of(loaded(made)) is None
     assert "fake-native" not in str(loaded(made).get_state())
-    assert seal.headers_of(made.request) != Headers()
+    assert fields.headers_of(made.request) != Headers()

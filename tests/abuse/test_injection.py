@@ -14,7 +14,7 @@ from kimi_core.kiro.accounts import Account, Accounts
 from kimi_core.kiro.answer import AnswerOptions
 from kimi_core.kiro.converter import ChatStream
 from kimi_core.kiro.debug import Previews
-from kimi_core.proxy import guard, record, seal
+from kimi_core.proxy import fields, guard, record
 from kimi_core.view import answer, request
 from kimi_core.wire import sse
 from kimi_core.wire.chat_chunks import ChunkWriter
@@ -27,7 +27,7 @@ STEERING = set(map(chr, [*range(9), *range(11, 32), *range(127, 160), 0x202E]))
 def wire(headers):
     """Return the bytes of the fields of a request that was dressed in *headers*."""
     made = tutils.treq(headers=Headers())
-    seal.set_headers(made, headers)
+    fields.set_headers(made, headers)
     return b"".join(name + b": " + value + b"\r\n" for name, value in made.headers.fields)
 
 
@@ -43,14 +43,14 @@ def test_a_value_begins_no_field_of_its_own(value):
 def test_bytes_of_a_value_stay_what_they_were(raw):
     """What a client sent beyond ASCII leaves as it came."""
     came = tutils.treq(headers=[(b"x-title", raw)])
-    assert wire(seal.headers_of(came)) == b"x-title: " + raw + b"\r\n"
+    assert wire(fields.headers_of(came)) == b"x-title: " + raw + b"\r\n"
 
 
 def test_a_key_of_any_bytes_is_a_wrong_key():
     """Bytes that are no text are compared like any others, and do not stop the guard."""
     made = tflow.tflow(req=tutils.treq(headers=[(b"authorization", b"Bearer \xff\xfe")]))
     with pytest.raises(guard.KeyMissing):
-        guard.check_client(made, seal.headers_of(made.request), "fake-key")
+        guard.check_client(made, fields.headers_of(made.request), "fake-key")
 
 
 def test_a_comment_is_one_line():

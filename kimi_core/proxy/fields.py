@@ -1,0 +1,100 @@
+"""The header fields of mitmproxy's messages: read, written, and found by an index.
+
+mitmproxy compares each field with what is asked for, at every question; a request is asked some fifty questions on its
+way. `Indexed` answers the same from a table that is made once for each state of the fields.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Self
+
+from mitmproxy import http
+
+from kimi_core.exchange import Headers
+
+type Fields = tuple[tuple[bytes, bytes], ...]
+
+_ENDS_LINE = re.compile(r"[\r\n\0]")
+_LINE_ENDS = re.compile(r"[\r\n\0]+[ \t]*")  # within a value: a folded line, or an attempt at a field of its own
+
+
+class Indexed(http.Headers):
+    """mitmproxy's `Headers` with its answers, and with a table behind them.
+
+    `fields` is a tuple, replaced as a whole by whoever changes anything: the table is good for as long as it is the
+    same one.
+    """
+
+    _known: Fields | None = None  # what the rest was made of
+    _table: dict[bytes, list[str]]  # lower-cased name -> values in order
+    _plain: Headers | None
+
+    @classmethod
+    def of(cls, fields: Fields) -> Self:
+        """Return headers of *fields*, which are bytes already: mitmproxy looks at each of them once more."""
+        made = cls.__new__(cls)
+        made.fields = fields
+        return made
+
+    def get_all(self, name: str | bytes) -> list[str]:
+        """Return the values of *name* in order."""
+        return list(self._values(name))
+
+    def get(self, key: str | bytes, default: Any = None) -> Any:
+        """Return the values of *key*, folded into one, or *default*."""
+        values = self._values(key)
+        return ", ".join(values) if values else default
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str | bytes) and bool(self._values(key))
+
+    def plain(self) -> Headers:
+        """Return the fields in the project's own words; the same object for as long as they are the same."""
+        self._look()
+        if self._plain is None:
+            self._plain = Headers(_pairs(self.fields))
+        return self._plain
+
+    def _values(self, name: str | bytes) -> list[str]:
+        self._look()
+        key = name if isinstance(name, bytes) else to_bytes(name)
+        return self._table.get(key.lower(), [])
+
+    def _look(self) -> None:
+        if self._known is self.fields:
+            return
+        self._known, self._table, self._plain = self.fields, {}, None
+        for name, value in self.fields:
+            self._table.setdefault(name.lower(), []).append(value.decode("utf-8", "surrogateescape"))
+
+
+def index(message: http.Message) -> None:
+    """Give *message* fields that are found by an index; they are the same ones."""
+    if type(message.data.headers) is http.Headers:
+        message.data.headers = Indexed.of(message.data.headers.fields)
+
+
+def headers_of(message: http.Message) -> Headers:
+    """Return a message's fields in wire order."""
+    headers = message.data.headers
+    return headers.plain() if isinstance(headers, Indexed) else Headers(_pairs(headers.fields))
+
+
+def set_headers(message: http.Message, headers: Headers) -> None:
+    """Replace all fields of a message. A value stays on its line, whatever it came from (RFC 9110 §5.5)."""
+    pairs = tuple(headers)
+    if _ENDS_LINE.search("".join([value for _, value in pairs])):
+        pairs = tuple((name, _LINE_ENDS.sub(" ", value)) for name, value in pairs)
+    message.data.headers = Indexed.of(tuple([(to_bytes(name), to_bytes(value)) for name, value in pairs]))
+
+
+def to_bytes(text: str) -> bytes:
+    """Return the bytes that mitmproxy made *text* of (PEP 383)."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _pairs(fields: Fields) -> list[tuple[str, str]]:
+    return [
+        (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")) for name, value in fields
+    ]
