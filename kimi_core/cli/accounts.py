@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Any
 
 import click
 from rich.console import Group
@@ -13,19 +13,18 @@ from rich.table import Table
 from rich.text import Text
 
 from kimi_core.cli.app import App, AppCommand
-from kimi_core.cli.kiro_service import around, asker, learn, pick, remove, service_of, strategy
+from kimi_core.cli.kiro_service import around, asker, learn, pick, pick_usable, remove, service_of, strategy
 from kimi_core.cli.kiro_views import account_object, account_view, accounts_object, accounts_view
 from kimi_core.cli.output import ASKING, ExitCode, Report, error_object
 from kimi_core.errors import ConfigError, KimiMitmError, LoginDead
 from kimi_core.kiro import sources
-from kimi_core.kiro.accounts import Account, Accounts, Registry, Strategy
+from kimi_core.kiro.accounts import STRATEGIES, Account, Accounts, Registry, Strategy
 from kimi_core.kiro.condition import name
 from kimi_core.kiro.constants import arn_region
 from kimi_core.kiro.profiles import Profile, discover, with_profile
 from kimi_core.kiro.service import Service
 from kimi_core.kiro.sync import Importer, Line
 
-STRATEGIES = get_args(Strategy.__value__)
 KINDS = {kind.replace("_", "-"): kind for kind in sources.NAMES}  # what --from takes
 DONE = frozenset({"forked", "shared", "known", "older"})  # outcomes of an import that need nothing done
 OUTCOMES = {  # as people read them; scripts get the names
@@ -151,6 +150,10 @@ def choose_strategy(app: App, chosen: Strategy | None) -> ExitCode:
         registry.update(change)
     stored = registry.load()
     used = strategy(app, stored)
+    if stored.unknown_strategy:
+        app.out.warn(
+            "The strategy that is stored was made by a newer version; it is kept until you choose another one."
+        )
     if used != stored.strategy:
         app.out.warn(f"The option kiro_strategy says {used}, which counts more than the accounts' own.")
     data = {"strategy": stored.strategy, "in_use": used}
@@ -168,7 +171,7 @@ def refresh(app: App, account: str | None, arn: str | None) -> ExitCode:
     """
     registry = Registry(app.folder)
     stored = registry.load()
-    chosen = [pick(stored, account)] if account is not None else [one for one in stored.accounts if one.enabled]
+    chosen = [pick_usable(stored, account)] if account is not None else [one for one in stored.accounts if one.enabled]
     if arn is not None:
         _set_profile(registry, account, arn)
     service = service_of(app)
@@ -229,7 +232,7 @@ def _changed(app: App, word: str, change: Callable[[Accounts, Account], None], s
     """Change the account that *word* means, and show it."""
 
     def alter(stored: Accounts) -> tuple[Account, str | None]:
-        chosen = pick(stored, word)
+        chosen = pick_usable(stored, word)
         change(stored, chosen)
         return stored.get(chosen.id) or chosen, stored.active_account_id
 
@@ -244,7 +247,7 @@ def _set_profile(registry: Registry, word: str | None, arn: str) -> None:
         raise ConfigError("--profile is for one account: name it.")
     if arn_region(arn) is None:
         raise ConfigError(f"{arn!r} is no profile; they look like arn:aws:codewhisperer:us-east-1:…:profile/….")
-    registry.update(lambda stored: stored.put(with_profile(pick(stored, word), arn)))
+    registry.update(lambda stored: stored.put(with_profile(pick_usable(stored, word), arn)))
 
 
 async def _refresh_all(

@@ -12,6 +12,7 @@ from kimi_core.cli.app import App
 from kimi_core.cli.output import Report
 from kimi_core.errors import ConfigError, KimiMitmError
 from kimi_core.kiro.accounts import Account, Accounts
+from kimi_core.kiro.auth_errors import AccountNewer
 from kimi_core.kiro.condition import handle, name
 from kimi_core.kiro.service import Service
 from kimi_core.kiro.stores import Surroundings
@@ -55,6 +56,14 @@ def pick(stored: Accounts, word: str) -> Account:
     known = ", ".join(f"{handle(account)} ({name(account)})" for account in found or stored.accounts)
     problem = "means several accounts" if found else "is no Kiro account"
     raise ConfigError(f"{word!r} {problem}; there are: {known or 'none'}.")
+
+
+def pick_usable(stored: Accounts, word: str) -> Account:
+    """Return like `pick` an account that something can be done with. Raises ConfigError, AccountNewer."""
+    found = pick(stored, word)
+    if found.unknown:
+        raise AccountNewer(f"The Kiro account {name(found)} was made by a newer version.")
+    return found
 
 
 def remove(app: App, account: Account) -> Report:

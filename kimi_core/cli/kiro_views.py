@@ -15,9 +15,8 @@ from kimi_core.cli import formats
 from kimi_core.kimi.usage import span
 from kimi_core.kiro.accounts import Account, Accounts
 from kimi_core.kiro.catalog import FALLBACK_DATE, Catalog
-from kimi_core.kiro.condition import METHODS, Condition, condition, handle, name
+from kimi_core.kiro.condition import Condition, condition, handle, method, name
 from kimi_core.kiro.models import modalities
-from kimi_core.kiro.profile import login
 from kimi_core.kiro.sources import NAMES
 from kimi_core.kiro.usage import left, severity
 
@@ -41,7 +40,8 @@ def account_object(account: Account, active: str | None, now: float) -> dict[str
     return {
         "name": name(account),
         "active": account.id == active,
-        **{field: getattr(account, field) for field in kept},
+        **{field: None if field in account.unknown else getattr(account, field) for field in kept},
+        "unknown": list(account.unknown),
         "usage": usage_object(account),
         "shared_with": NAMES.get(account.source.kind, account.source.kind) if account.source else None,
         "state": found.state,
@@ -84,7 +84,7 @@ def _entry(account: Account, active: str | None, now: float) -> RenderableType:
     grid.add_column()
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    grid.add_row("", "id", f"{handle(account)}  {METHODS[login(account)]}, {account.region}{_shared(account)}")
+    grid.add_row("", "id", f"{handle(account)}  {_origin(account)}")
     grid.add_row("", "requests", f"{account.request_count}{_last_used(account, now)}")
     if account.usage is not None:
         grid.add_row("", "credits", _credits(account, now))
@@ -107,8 +107,9 @@ def _back(found: Condition) -> str:
     return f" (in {span(found.seconds)})" if found.seconds else ""
 
 
-def _shared(account: Account) -> str:
-    return f", read from {NAMES.get(account.source.kind, account.source.kind)}" if account.source else ""
+def _origin(account: Account) -> str:
+    shared = f"read from {NAMES.get(account.source.kind, account.source.kind)}" if account.source else ""
+    return ", ".join(part for part in (method(account), account.region, shared) if part)
 
 
 def _last_used(account: Account, now: float) -> str:

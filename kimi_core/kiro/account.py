@@ -1,8 +1,8 @@
 """One Kiro account: its shape, whether it is the same as another, and what logins and rejections make of it.
 
 The names are those that users of other multi-account tools know (kiro.md §10); moments are milliseconds since 1970.
-Keys that are not known here are kept. An account is the same account by its user, or by the chain of refresh tokens
-that it came from; never by its label.
+Keys that are not known here are kept, and so is the whole of an account with a value that is not known here. An account
+is the same account by its user, or by the chain of refresh tokens that it came from; never by its label.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -42,6 +42,7 @@ class Account(Record):
     """
 
     model_config = ConfigDict(frozen=True)
+    INSTEAD: ClassVar[dict[str, Any]] = {"enabled": False}  # nobody knows what its use would do
 
     id: str
     label: str = ""

@@ -1,7 +1,8 @@
 """The one JSON document that holds all Kiro accounts, and what can be done with them together (kiro.md §10).
 
-Keys that are not known here are kept. Nothing here shows a secret (`records`), and a document that does not fit is
-described by the path of the field at fault, without its value.
+Keys that are not known here are kept, and records with values that are not known here stay as they are. Nothing here
+shows a secret (`records`), and a document that does not fit is described by the path of the field at fault, without its
+value.
 """
 
 from __future__ import annotations
@@ -10,22 +11,23 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from kimi_core.errors import StoreDamaged
 from kimi_core.kiro.account import Account, AuthMethod
-from kimi_core.kiro.records import ForkRecord, Record, Registration
+from kimi_core.kiro.records import ForkRecord, Record, Registration, Tolerant
 from kimi_core.store import Document, Kept
 
-__all__ = ("Account", "Accounts", "AccountsDamaged", "AuthMethod", "Registry", "Strategy", "new_id")
+__all__ = ("STRATEGIES", "Account", "Accounts", "AccountsDamaged", "AuthMethod", "Registry", "Strategy", "new_id")
 
 FILE = "kiro-accounts.json"
 LOCK_WAIT = 10.0  # seconds; holders only read, change and write the document
 KEPT_FORKS = 1000  # refresh tokens of others whose fork is remembered
 
 type Strategy = Literal["hybrid", "round-robin", "sticky"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy.__value__)
 
 
 class Accounts(Record):
@@ -37,18 +39,36 @@ class Accounts(Record):
 
     strategy: Strategy = "hybrid"
     active_account_id: str | None = None
-    accounts: list[Account] = Field(default_factory=list)
-    forks: dict[str, ForkRecord] = Field(default_factory=dict)
-    registrations: dict[str, Registration] = Field(default_factory=dict)
+    accounts: list[Annotated[Account, Tolerant]] = Field(default_factory=list)
+    forks: dict[str, Annotated[ForkRecord, Tolerant]] = Field(default_factory=dict)
+    registrations: dict[str, Annotated[Registration, Tolerant]] = Field(default_factory=dict)
+    _unknown_here: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], where: object) -> Self:
         """Return the accounts in *data*. Raises StoreDamaged that names *where* and the field, never a value."""
+        unknown = {name: data[name] for name in data if name == "strategy" and data[name] not in STRATEGIES}
         try:
-            return cls.model_validate(dict(data))
+            accounts = cls.model_validate({name: value for name, value in data.items() if name not in unknown})
         except ValidationError as error:
             field = ".".join(str(part) for part in error.errors(include_input=False, include_url=False)[0]["loc"])
+        else:
+            accounts.keep_unknown(unknown)
+            return accounts
         raise AccountsDamaged(f"{where} is damaged: {field} is not what it should be.")
+
+    def keep_unknown(self, values: dict[str, Any]) -> None:
+        """Have *values*, which a newer version wrote, written back for as long as nobody chooses others."""
+        self._unknown_here = values
+
+    @property
+    def unknown_strategy(self) -> bool:
+        """Whether a strategy is stored that is not known here; the default is used, and that one kept."""
+        return bool(self._unknown_here) and "strategy" not in self.model_fields_set
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document; a strategy that is not known here stays until another one is chosen."""
+        return super().to_json() | (self._unknown_here if self.unknown_strategy else {})
 
     def copied(self) -> Self:
         """Return a copy that may be altered; the accounts in it are frozen."""
@@ -70,6 +90,11 @@ class Accounts(Record):
         exact = tuple(account for account in self.accounts if word in {account.id, account.label})
         return exact or tuple(account for account in self.accounts if account.id.startswith(word))
 
+    def twin_of(self, new: Account, *, but: str | None = None) -> Account | None:
+        """Return the account that *new* is the same as, one that can take a login; the one with id *but* apart."""
+        others = (account for account in self.accounts if account.id != but and not account.unknown)
+        return next((account for account in others if account.is_twin_of(new)), None)
+
     def put(self, account: Account) -> bool:
         """Replace the account with the same id; tell whether there is one. A removed account does not come back."""
         for position, old in enumerate(self.accounts):
@@ -83,7 +108,7 @@ class Accounts(Record):
 
         The first account becomes the active one.
         """
-        old = next((account for account in self.accounts if account.is_twin_of(new)), None)
+        old = self.twin_of(new)
         if old is not None:
             merged = old.succeeded_by(new)
             self.put(merged)

@@ -17,7 +17,7 @@ from kimi_core.errors import AuthError, AuthUnavailable, KimiMitmError, LoginDea
 from kimi_core.exchange import Headers
 from kimi_core.kiro import sources
 from kimi_core.kiro.accounts import Account, Registry
-from kimi_core.kiro.auth_errors import AccountDead, NoAccount
+from kimi_core.kiro.auth_errors import AccountDead, AccountNewer, NoAccount
 from kimi_core.kiro.constants import Endpoints
 from kimi_core.kiro.refresher import Refresher, in_child
 from kimi_core.kiro.rotation import REJECTED, Job
@@ -178,6 +178,8 @@ class Tokens:
         stored = self.registry.load().get(account_id)
         if stored is None:
             raise NoAccount("There is no such Kiro account.")
+        if stored.unknown:
+            raise AccountNewer(f"The Kiro account {stored.label or stored.id} was made by a newer version.")
         account = sources.view(stored, self._around)
         if not (account.access_token or account.refresh_token):
             where = sources.NAMES.get(account.source.kind, account.source.kind) if account.source else "it"

@@ -15,6 +15,12 @@ class NoAccount(NotLoggedIn):
     hint = "Run `kimi-mitm login kiro` or `kimi-mitm accounts sync`."
 
 
+class AccountNewer(NotLoggedIn):
+    """The account was made by a newer version, and is left alone."""
+
+    hint = "Install the newest version of kimi-mitm, or take another account: run `kimi-mitm accounts list`."
+
+
 class AccountDead(LoginDead):
     """The login service turned the refresh token of an account down."""
 

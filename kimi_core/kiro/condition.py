@@ -14,7 +14,7 @@ from enum import StrEnum
 from kimi_core.kiro import health
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.health import Obstacle
-from kimi_core.kiro.profile import needs_discovery
+from kimi_core.kiro.profile import login, needs_discovery
 
 SHORT = 8  # characters of an id that people are shown; enough to tell a handful of accounts apart
 TAIL = 4
@@ -41,6 +41,7 @@ class State(StrEnum):
     needs_login = "needs_login"
     suspended = "suspended"
     disabled = "disabled"
+    newer = "newer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,12 @@ CONDITIONS: Mapping[State, Row] = {
     State.needs_login: Row("red", "is logged out", "{login}"),
     State.suspended: Row("red", "is locked by Kiro", "ask Kiro's support, then: kimi-mitm accounts enable {account}"),
     State.disabled: Row("dim", "is switched off", "kimi-mitm accounts enable {account}"),
+    State.newer: Row("yellow", "was made by a newer version", "install the newest version of kimi-mitm"),
 }
 SERVING = frozenset({State.ready, State.probing, State.used_up, State.no_profile, State.ending})
 
 _OF_OBSTACLE: Mapping[Obstacle, State] = {
+    Obstacle.newer: State.newer,
     Obstacle.disabled: State.disabled,
     Obstacle.needs_login: State.needs_login,
     Obstacle.suspended: State.suspended,
@@ -92,7 +95,7 @@ def condition(account: Account, now: float) -> Condition:
     row = CONDITIONS[state]
     wait = health.cooling(account, now) if state in {State.cooling, State.quota} else 0.0
     advice = row.advice.format(account=handle(account), login=_login(account))
-    return Condition(state, row.meaning, row.colour, math.ceil(wait) or None, advice or None)
+    return Condition(state, row.meaning + _unknown(account), row.colour, math.ceil(wait) or None, advice or None)
 
 
 def name(account: Account) -> str:
@@ -107,6 +110,16 @@ def name(account: Account) -> str:
 def handle(account: Account) -> str:
     """Return the word by which commands take the account, short and without spaces."""
     return account.id[:SHORT]
+
+
+def method(account: Account) -> str:
+    """Return how one logs the account in, in people's words; nothing where a newer version knows another way."""
+    return "" if "auth_method" in account.unknown else METHODS[login(account)]
+
+
+def _unknown(account: Account) -> str:
+    """Return what this version does not know of the account."""
+    return f": unknown {', '.join(account.unknown)}" if account.unknown else ""
 
 
 def _state(account: Account, now: float) -> State:

@@ -63,6 +63,7 @@ LONGEST_WAIT = 40 * 86_400.0  # seconds; quotas come back within a month, and ot
 class Obstacle(StrEnum):
     """Why an account is not used now; the value is for people."""
 
+    newer = "made by a newer version"
     disabled = "disabled"
     needs_login = "needs a new login"
     suspended = "suspended by the service"
@@ -72,7 +73,7 @@ class Obstacle(StrEnum):
     busy = "busy"
 
 
-NEEDS_USER = frozenset({Obstacle.disabled, Obstacle.needs_login, Obstacle.suspended})
+NEEDS_USER = frozenset({Obstacle.newer, Obstacle.disabled, Obstacle.needs_login, Obstacle.suspended})
 _STATES: Mapping[str, Obstacle] = {"needs_login": Obstacle.needs_login, "suspended": Obstacle.suspended}
 
 
@@ -95,6 +96,8 @@ def obstacle(account: Account, now: float, *, in_flight: int = 0, concurrency: i
 
     *in_flight* is how many requests it has now; *concurrency* how many it may have, 0 for any number.
     """
+    if account.unknown:
+        return Obstacle.newer
     if not account.enabled:
         return Obstacle.disabled
     if account.state != "ok":

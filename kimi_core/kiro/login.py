@@ -146,7 +146,7 @@ async def _first_code(sso: Sso, start_url: str, regions: Sequence[str]) -> tuple
 async def _code(sso: Sso, region: str, start_url: str) -> tuple[Registration, DeviceCode]:
     """Return a device code; where the service no longer knows the stored registration, with a new one."""
     known = sso.registry.load().registrations.get(region)
-    if known is not None and known.expires_at - sso.clock() * 1000 > GOOD_FOR:
+    if known is not None and not known.unknown and known.expires_at - sso.clock() * 1000 > GOOD_FOR:
         try:
             return known, await _authorize(sso, region, known, start_url)
         except _Refused as refused:

@@ -170,7 +170,7 @@ class _Work:
     def look(self, account_id: str) -> tuple[Account, Account]:
         """Return the account as it is stored, and as it is to be used (they differ where it is shared)."""
         stored = self.registry.load().get(account_id)
-        if stored is None:
+        if stored is None or stored.unknown:
             raise NoAccount("There is no such account any more.")
         return stored, sources.view(stored, self.around)
 

@@ -147,12 +147,12 @@ def identify(accounts: Accounts, account_id: str, person: Person) -> str:
     Returns the id of the account that is left.
     """
     account = accounts.get(account_id)
-    if account is None:
+    if account is None or account.unknown:
         return account_id
     email = person.email or account.email
     label = email if email and account.label in {account.placeholder, account.email} else account.label
     known = account.model_copy(update={"user_id": person.user_id, "email": email, "label": label})
-    twin = next((other for other in accounts.accounts if other.id != account_id and other.is_twin_of(known)), None)
+    twin = accounts.twin_of(known, but=account_id)
     if twin is None:
         accounts.put(known)
         return account_id

@@ -6,8 +6,7 @@ from kimi_core.blocks.kiro import blocks
 from kimi_core.blocks.place import Place
 from kimi_core.kiro.accounts import Account, Accounts
 from kimi_core.kiro.catalog import Catalog
-from kimi_core.kiro.condition import METHODS, Condition, condition, handle, name
-from kimi_core.kiro.profile import login
+from kimi_core.kiro.condition import Condition, condition, handle, method, name
 from kimi_core.kiro.sources import NAMES
 from kimi_core.kiro.usage import left
 from kimi_core.page.state import Level, Login, Meter, Provider, Token, Usage
@@ -58,8 +57,8 @@ def _login(account: Account, now: float, *, in_use: bool) -> Login:
 
 
 def _facts(account: Account) -> tuple[str, ...]:
-    shared = (f"read from {NAMES.get(account.source.kind, account.source.kind)}",) if account.source else ()
-    return (METHODS[login(account)], account.region, f"id {handle(account)}", *shared)
+    shared = f"read from {NAMES.get(account.source.kind, account.source.kind)}" if account.source else ""
+    return tuple(fact for fact in (method(account), account.region, f"id {handle(account)}", shared) if fact)
 
 
 def _token(account: Account) -> Token | None:

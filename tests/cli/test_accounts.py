@@ -133,6 +133,26 @@ def test_a_word_that_means_no_account(kiro, command, word, says):
     assert kiro.document.read_bytes() == before
 
 
+@pytest.mark.parametrize("command", ["use", "enable", "disable", "refresh"])
+def test_an_account_of_a_newer_version_is_listed_and_left_alone(kiro, command):
+    """The list says why it serves nothing and what to do; commands that would change it name it, and change nothing."""
+    kiro.account(email="a@b.example")
+    newer = kiro.account(email="c@d.example", state="resting", auth_method="passkey", their_key={"deep": None})
+    shown = plain(kiro("accounts", "list"))
+    assert "c@d.example was made by a newer version: unknown auth_method, state" in shown
+    assert "next install the newest version of kimi-mitm" in shown
+    other, found = kiro.json("accounts", "list")["accounts"]
+    assert (other["state"], other["unknown"]) == ("ready", [])
+    assert (found["state"], found["auth_method"], found["unknown"]) == ("newer", None, ["auth_method", "state"])
+    before = kiro.document.read_bytes()
+    result = kiro("accounts", command, "c@d.example")
+    assert (result.exit_code, "was made by a newer version" in result.stderr) == (3, True)
+    assert kiro.document.read_bytes() == before
+    assert kiro("accounts", "disable", "a@b.example").exit_code == 0
+    assert kiro.accounts[1] == newer
+    assert kiro.json("accounts", "remove", "c@d.example")["removed"]
+
+
 def test_words_without_any_account(kiro):
     """With no account there is none to name."""
     result = kiro("accounts", "use", "x")
@@ -316,3 +336,17 @@ def test_help_of_the_strategies(kiro):
         "hybrid",
     ]
     assert not [line for line in lines if "--region" in line]
+
+
+def test_a_strategy_of_a_newer_version(kiro):
+    """The default is in use, a warning says why, and the stored one stays until another one is chosen."""
+    kiro.account()
+    stored = json.loads(kiro.document.read_text())
+    kiro.document.write_text(json.dumps({**stored, "strategy": "by-weather"}))
+    result = kiro("accounts", "strategy")
+    assert "Accounts are chosen by the strategy hybrid." in result.stdout
+    assert "was made by a newer version" in result.stderr
+    kiro("accounts", "disable", stored["accounts"][0]["id"])
+    assert json.loads(kiro.document.read_text())["strategy"] == "by-weather"
+    assert kiro.json("accounts", "strategy", "hybrid") == {"strategy": "hybrid", "in_use": "hybrid"}
+    assert json.loads(kiro.document.read_text())["strategy"] == "hybrid"

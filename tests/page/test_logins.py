@@ -144,6 +144,18 @@ def test_a_healthy_account_says_nothing_of_old_faults():
     assert login.problem is None
 
 
+def test_an_account_of_a_newer_version():
+    """It says that it is one, and says nothing of what is not known here."""
+    newer = {"id": "a", "auth_method": "passkey", "expires_at": ms(600)}
+    (login,) = kiro.provider(
+        Accounts.from_json({"accounts": [newer]}, "here"), NOW, "hybrid", KIRO_MODELS, KIRO_PLACE
+    ).logins
+    assert (login.state, login.level) == ("newer", Level.warn)
+    assert login.meaning == "was made by a newer version: unknown auth_method"
+    assert login.facts == ("us-east-1", "id a")
+    assert not login.token.renews
+
+
 def test_the_active_account_comes_first():
     """Then the others in their order, and how they are chosen."""
     found = of_kiro(Account(id="a"), Account(id="b"), Account(id="c"), active="b", strategy="sticky")

@@ -187,7 +187,7 @@ def judge_kiro(facts: Everybody) -> Finding:
 
 
 def judge_accounts(facts: Everybody) -> Finding:
-    """Judge whether an account waits for its user: logged out, locked, or about to be."""
+    """Judge whether an account waits for its user: logged out, locked, about to be, or not understood."""
     if not facts.kiro:
         return skipped("There is no Kiro account.")
     concerned = [one for one in facts.kiro if one.state in _WAITS_FOR_USER]
@@ -198,7 +198,7 @@ def judge_accounts(facts: Everybody) -> Finding:
     return (problem if locked else warning)(f"{told}.", _advice(concerned))
 
 
-_WAITS_FOR_USER = frozenset({State.needs_login, State.suspended, State.ending, State.no_profile})
+_WAITS_FOR_USER = frozenset({State.needs_login, State.suspended, State.ending, State.no_profile, State.newer})
 
 
 def _advice(people: Sequence[Person]) -> str:
