@@ -6,7 +6,9 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import certifi
 import pytest
+import trustme
 from hypothesis import settings
 
 with warnings.catch_warnings():
@@ -62,4 +64,14 @@ def _only_loopback():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_authority(tmp_path_factory: pytest.TempPathFactory):
+    """Trust one CA in place of all public ones: no test meets those, and every HTTP client would read them anew."""
+    path = tmp_path_factory.mktemp("authority") / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(certifi, "where", lambda: str(path))
         yield
