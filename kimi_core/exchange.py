@@ -68,12 +68,12 @@ class Headers:
 
     def where(self, keep: Callable[[str], bool]) -> Headers:
         """Return the fields whose lower-cased name *keep* accepts."""
-        return Headers(pair for pair in self._pairs if keep(pair[0].lower()))
+        return Headers([pair for pair in self._pairs if keep(pair[0].lower())])
 
     def without(self, *names: str) -> Headers:
         """Return a copy that has none of *names*."""
         gone = {name.lower() for name in names}
-        return self.where(lambda name: name not in gone)
+        return Headers([pair for pair in self._pairs if pair[0].lower() not in gone])
 
     def plus(self, *pairs: tuple[str, str]) -> Headers:
         """Return a copy in which *pairs* replace the fields of those names, in place of the first or at the end."""

@@ -10,6 +10,7 @@ tests, and compare the tables below with a fresh recording.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -210,7 +211,7 @@ TABLES: dict[str, dict[str, Table]] = {
 }
 
 # fields that frame the message rather than say who sent it: the proxy and HTTP own these
-FRAMING = ("host", "content-length", "transfer-encoding", "content-encoding", "expect", "trailer")
+FRAMING = frozenset({"host", "content-length", "transfer-encoding", "content-encoding", "expect", "trailer"})
 # fields of which a client may know better than the table: the value of its own request wins where it has one
 _CLIENT_KNOWS = ("x-msh-tool-call-id",)
 
@@ -261,23 +262,29 @@ class Identity:
         The identity's own table, *bearer* as Authorization, the fields of *client* that frame its message, and those
         whose lower-cased names are in *keep*.
         """
-        names = {name.lower() for name, _ in self._tables[operation]}
+        table = self._tables[operation]
         out = [pair for pair in client if pair[0].lower() in FRAMING]
-        for name, value in self._tables[operation]:
-            mine = client.get(name)
+        for name, value in table:
             if value is BEARER:
                 out.append((name, bearer))
-            elif value is CLIENT or (mine is not None and name.lower() in _CLIENT_KNOWS):
-                out.extend([(name, mine)] if mine is not None else [])
-            else:
+                continue
+            mine = client.get(name) if value is CLIENT or name.lower() in _CLIENT_KNOWS else None
+            if mine is not None:
+                out.append((name, mine))
+            elif value is not CLIENT:
                 out.append((name, str(value)))
-        out.extend(pair for pair in client if pair[0].lower() in keep and pair[0].lower() not in names)
-        return Headers(out)
+        kept = keep - _names(table) if keep else keep
+        return Headers([*out, *(pair for pair in client if pair[0].lower() in kept)] if kept else out)
 
     def removed(self, operation: str, client: Headers, keep: frozenset[str] = frozenset()) -> list[str]:
         """Return the names of *client*'s fields that `compose` does not let through, lower case, sorted."""
-        names = {name.lower() for name, _ in self._tables[operation]}
-        return sorted({name.lower() for name, _ in client} - names - set(FRAMING) - keep - {"authorization"})
+        names = {name.lower() for name, _ in client}
+        return sorted(names - _names(self._tables[operation]) - FRAMING - keep - {"authorization"})
+
+
+@functools.lru_cache(maxsize=64)  # there are two dozen tables
+def _names(table: Table) -> frozenset[str]:
+    return frozenset(name.lower() for name, _ in table)
 
 
 def _fill(table: Table, facts: Mapping[str, str]) -> Table:

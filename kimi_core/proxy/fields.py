@@ -7,6 +7,7 @@ way. `Indexed` answers the same from a table that is made once for each state of
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Self
 
 from mitmproxy import http
@@ -27,7 +28,7 @@ class Indexed(http.Headers):
     """
 
     _known: Fields | None = None  # what the rest was made of
-    _table: dict[bytes, list[str]]  # lower-cased name -> values in order
+    _table: dict[bytes, list[bytes]]  # lower-cased name -> values in order
     _plain: Headers | None
 
     @classmethod
@@ -39,12 +40,12 @@ class Indexed(http.Headers):
 
     def get_all(self, name: str | bytes) -> list[str]:
         """Return the values of *name* in order."""
-        return list(self._values(name))
+        return [value.decode("utf-8", "surrogateescape") for value in self._values(name)]
 
     def get(self, key: str | bytes, default: Any = None) -> Any:
         """Return the values of *key*, folded into one, or *default*."""
         values = self._values(key)
-        return ", ".join(values) if values else default
+        return b", ".join(values).decode("utf-8", "surrogateescape") if values else default
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str | bytes) and bool(self._values(key))
@@ -56,17 +57,21 @@ class Indexed(http.Headers):
             self._plain = Headers(_pairs(self.fields))
         return self._plain
 
-    def _values(self, name: str | bytes) -> list[str]:
+    def _values(self, name: str | bytes) -> Sequence[bytes]:
         self._look()
         key = name if isinstance(name, bytes) else to_bytes(name)
-        return self._table.get(key.lower(), [])
+        return self._table.get(key.lower(), ())
 
     def _look(self) -> None:
         if self._known is self.fields:
             return
         self._known, self._table, self._plain = self.fields, {}, None
         for name, value in self.fields:
-            self._table.setdefault(name.lower(), []).append(value.decode("utf-8", "surrogateescape"))
+            key = name.lower()
+            if key in self._table:
+                self._table[key].append(value)
+            else:
+                self._table[key] = [value]
 
 
 def index(message: http.Message) -> None:

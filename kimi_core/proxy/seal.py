@@ -111,12 +111,13 @@ def _put(fields: list[tuple[bytes, bytes]], name: bytes, value: bytes) -> None:
 
 def _insert_connection(fields: list[tuple[bytes, bytes]], headers: Headers) -> None:
     """Put the Connection field of *headers* before the first of *fields* that comes after it there."""
-    pairs = [(to_bytes(name), to_bytes(value)) for name, value in headers]
-    names = [name.lower() for name, _ in pairs]
-    at = names.index(_CONNECTION)
+    pairs = list(headers)
+    at = next(place for place, (name, _) in enumerate(pairs) if name.lower() == "connection")
     present = [name.lower() for name, _ in fields]
-    before = next((present.index(name) for name in names[at + 1 :] if name in present), len(fields))
-    fields.insert(before, pairs[at])
+    after = (to_bytes(name.lower()) for name, _ in pairs[at + 1 :])
+    before = next((present.index(name) for name in after if name in present), len(fields))
+    name, value = pairs[at]
+    fields.insert(before, (to_bytes(name), to_bytes(value)))
 
 
 def response_for(reply: Reply) -> http.Response:

@@ -31,6 +31,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from kimi_core.errors import BadRequest
 
+SHORT = 32 * 1024  # bytes: up to here writing twice takes less time than keeping pieces
 _SPACE = b" \t\n\r"  # RFC 8259 §2
 _INTEGER_DIGITS = 4300  # int() refuses longer ones (CVE-2020-10735); they are kept as text
 _TOO_DEEP = "The request body is nested too deeply."
@@ -84,7 +85,9 @@ class Document:
         self.values = values
 
     def _gives_back(self, body: bytes, values: dict[str, Any]) -> bool:
-        """Tell whether the fast writer gives *body* back but for white space; its pieces are kept then."""
+        """Tell whether the fast writer gives *body* back but for white space; the pieces of a long one are kept then."""
+        if len(body) <= SHORT and to_json(values) == body:
+            return True
         if _consists_of(body, self._write(values)):
             return True
         if body.isascii() and rb"\u" in body:
@@ -157,6 +160,8 @@ class Document:
         """Return the object as UTF-8 without white space. Raises BadRequest where it is nested too deeply."""
         if self._fast:
             try:
+                if not self._pieces:
+                    return to_json(self.values, ensure_ascii=self._ascii)
                 return b"".join(self._write(self.values))
             except PydanticSerializationError:
                 pass  # an edit brought a lone surrogate in
