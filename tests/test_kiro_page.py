@@ -9,7 +9,8 @@ import pytest
 
 from kimi_core.blocks.kiro import BLOCK_NAMES, opencode
 from kimi_core.blocks.place import Place
-from kimi_core.cli.accounts import KINDS, STRATEGIES, accounts
+from kimi_core.cli.accounts import STRATEGIES, accounts
+from kimi_core.cli.accounts_sync import KINDS
 from kimi_core.cli.main import main
 from kimi_core.cli.providers import PROVIDERS
 from kimi_core.kiro.accounts import FILE

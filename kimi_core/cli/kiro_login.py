@@ -7,13 +7,13 @@ import sys
 import httpx
 
 from kimi_core.cli.app import App
-from kimi_core.cli.steps import Code, Steps
+from kimi_core.cli.steps import Steps
 from kimi_core.cli.wish import Wish
 from kimi_core.errors import ConfigError, LoginError
 from kimi_core.kiro import callback, portal
 from kimi_core.kiro.accounts import Account, new_id
 from kimi_core.kiro.constants import BUILDER_START_URL, DEFAULT_REGION
-from kimi_core.kiro.login import LIKELY_REGIONS, DeviceCode, Sso, device_login
+from kimi_core.kiro.login import LIKELY_REGIONS, Sso, device_login
 from kimi_core.kiro.portal import Attempt, Callback
 from kimi_core.kiro.service import Service
 
@@ -59,20 +59,9 @@ def regions(start_url: str | None, region: str | None) -> tuple[str, ...]:
 
 
 async def _with_code(app: App, service: Service, steps: Steps, start_url: str, where: tuple[str, ...]) -> Account:
-    def on_code(code: DeviceCode) -> None:
-        steps.code(
-            Code(
-                code.user_code,
-                code.url,
-                code.verification_uri,
-                code.expires_in,
-                code.interval,
-            )
-        )
-
     async with app.configuration.outbound.client() as client:
         sso = Sso(client, service.endpoints, service.registry, clock=app.world.clock, sleep=app.world.sleep)
-        return await device_login(sso, start_url=start_url, regions=where, on_code=on_code, on_wait=steps.waiting)
+        return await device_login(sso, start_url=start_url, regions=where, on_code=steps.code, on_wait=steps.waiting)
 
 
 async def _exchanged(

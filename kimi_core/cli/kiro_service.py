@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.text import Text
 
-from kimi_core.cli.app import App
+from kimi_core.cli.app import App, AppCommand
 from kimi_core.cli.output import Report
 from kimi_core.errors import ConfigError, KimiMitmError
 from kimi_core.kiro.accounts import Account, Accounts
@@ -18,6 +19,15 @@ from kimi_core.kiro.service import Service
 from kimi_core.kiro.stores import Surroundings
 from kimi_core.kiro.sync import Person, identify
 from kimi_core.kiro.whose import Asker
+
+PROVIDER = "kiro"
+
+
+class KiroCommand(AppCommand):
+    """A command about Kiro alone."""
+
+    def __init__(self, name: str | None, **attributes: Any) -> None:
+        super().__init__(name, provider=PROVIDER, **attributes)
 
 
 def around(app: App) -> Surroundings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,21 +16,11 @@ from rich.text import Text
 from kimi_core.blocks.place import Block
 from kimi_core.cli import formats
 from kimi_core.cli.output import Output, error_object
+from kimi_core.device_flow import DeviceCode
 from kimi_core.errors import KimiMitmError
 
 QR_BORDER = 2  # modules; cameras do with less than the standard's four, and small terminals need it
 HEARTBEAT = 10.0  # seconds between two "waiting" lines in JSON
-
-
-@dataclass(frozen=True, slots=True)
-class Code:
-    """What the user needs for the approval. Times in seconds."""
-
-    user_code: str
-    url: str
-    verification_uri: str
-    expires_in: float
-    interval: float
 
 
 class Steps(AbstractContextManager["Steps"]):
@@ -51,7 +40,7 @@ class Steps(AbstractContextManager["Steps"]):
     ) -> None:
         self._settle()
 
-    def code(self, code: Code) -> None:
+    def code(self, code: DeviceCode) -> None:
         """Show what the user has to do."""
         self._pace = code.interval
         self._show_code(code)
@@ -93,7 +82,7 @@ class Steps(AbstractContextManager["Steps"]):
             soft_wrap=True,
         )
 
-    def _show_code(self, code: Code) -> None:
+    def _show_code(self, code: DeviceCode) -> None:
         console = self.out.console
         console.print("\nOpen this page in any browser, on any machine, and approve the login:\n")
         console.print(Text(f"  {code.url}", style="bold cyan"), soft_wrap=True)
@@ -129,7 +118,7 @@ class TerminalSteps(Steps):
 
     _live: Live | None = None
 
-    def _show_code(self, code: Code) -> None:
+    def _show_code(self, code: DeviceCode) -> None:
         super()._show_code(code)
         if drawing := qr(code.url, self.out.console.width, self.out.console.encoding):
             self.out.raw(drawing)
@@ -170,7 +159,7 @@ class JsonSteps(Steps):
             }
         )
 
-    def _show_code(self, code: Code) -> None:
+    def _show_code(self, code: DeviceCode) -> None:
         self.out.emit(
             {
                 "event": "code",

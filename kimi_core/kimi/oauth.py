@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
 from urllib.parse import urlencode, urlsplit
 
 import httpx
 
 from kimi_core.calls import NoAnswer, Reply, call
-from kimi_core.device_flow import DEFAULT_INTERVAL, DEVICE_GRANT, MIN_INTERVAL, SLOW_DOWN, Pending, approval
-from kimi_core.errors import AuthUnavailable, LoginDead, LoginDenied, LoginError, LoginExpired, PageElsewhere
+from kimi_core.device_flow import DEVICE_GRANT, Clock, DeviceCode, Pending, Sleep, approval, undecided
+from kimi_core.errors import AuthUnavailable, LoginDead, LoginError
 from kimi_core.exchange import Headers
 from kimi_core.kimi.constants import CLIENT_ID, REGIONS, Site
 from kimi_core.tokens import OAuthToken
@@ -34,28 +32,8 @@ PASSING = frozenset({429, 500, 502, 503, 504})  # statuses after which a refresh
 UNAUTHORIZED = frozenset({401, 403})
 
 DEFAULT_LIFE = 1800.0  # seconds that a device code is good for where the answer does not say
-MAX_SECONDS = 86400.0  # a day: more than that in an answer is a mistake, and the default stands
 
 _SERVER_ERROR = 500
-
-type Clock = Callable[[], float]
-type Sleep = Callable[[float], Awaitable[object]]
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceCode:
-    """What the user needs for the approval.
-
-    `url` has the code in it, `verification_uri` (maybe empty) asks for it; both are on the provider's own site.
-    `expires_in` and `interval` are seconds.
-    """
-
-    device_code: str = field(repr=False)
-    user_code: str
-    url: str
-    verification_uri: str
-    expires_in: float
-    interval: float
 
 
 async def device_flow(
@@ -90,21 +68,10 @@ async def request_code(client: httpx.AsyncClient, site: Site, headers: Headers) 
     except NoAnswer as error:
         raise LoginError(f"The login service at {site.oauth} could not be reached: {error}.") from None
     data = answer.data if answer.status == httpx.codes.OK else {}
-    code, user_code, url = (_line(data, name) for name in ("device_code", "user_code", "verification_uri_complete"))
-    if not (code and user_code and url):
+    code = DeviceCode.read(data, lambda url: browsable(url, site), DEFAULT_LIFE)
+    if code is None:
         raise LoginError(f"The login service gave no code ({answer.told()}).")
-    page = _line(data, "verification_uri")
-    for shown in filter(None, (url, page)):
-        if not browsable(shown, site):
-            raise PageElsewhere(shown)
-    return DeviceCode(
-        device_code=code,
-        user_code=user_code,
-        url=url,
-        verification_uri=page,
-        expires_in=_seconds(data, "expires_in", DEFAULT_LIFE) or DEFAULT_LIFE,
-        interval=max(_seconds(data, "interval", DEFAULT_INTERVAL), MIN_INTERVAL),
-    )
+    return code
 
 
 async def refresh(
@@ -174,15 +141,8 @@ async def _poll(
             return _granted(answer, clock)
         except AuthUnavailable as error:
             raise LoginError(str(error)) from None
-    match answer.error:
-        case "authorization_pending":
-            return Pending()
-        case "slow_down":
-            return Pending(slower=SLOW_DOWN)
-        case "expired_token":
-            raise LoginExpired("The code ran out before it was approved.")
-        case "access_denied":
-            raise LoginDenied("The login was refused in the browser.")
+    if (pending := undecided(answer.error)) is not None:
+        return pending
     problem = f"The login service ended the login ({answer.told()})."
     if answer.status in PASSING or answer.status >= _SERVER_ERROR:
         return Pending(failure=problem)
@@ -209,16 +169,3 @@ async def _post(client: httpx.AsyncClient, site: Site, path: str, headers: Heade
         "POST", site.oauth + path, headers=list(fields), content=body, extensions={"timeout": timeout}
     )
     return await call(client, request, TRY_TIMEOUT)
-
-
-def _line(data: Mapping[str, Any], name: str) -> str:
-    """Return a text that is safe to print on a terminal, or an empty one."""
-    value = data.get(name)
-    return value if isinstance(value, str) and value.isprintable() else ""
-
-
-def _seconds(data: Mapping[str, Any], name: str, default: float) -> float:
-    value = data.get(name)
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_SECONDS:
-        return float(value)
-    return default

@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,16 +19,16 @@ import httpx
 
 from kimi_core.calls import NoAnswer, Reply
 from kimi_core.device_flow import (
-    DEFAULT_INTERVAL,
     DEVICE_GRANT,
-    MIN_INTERVAL,
-    SLOW_DOWN,
     Clock,
+    DeviceCode,
     Pending,
     Sleep,
     approval,
+    printable,
+    undecided,
 )
-from kimi_core.errors import ConfigError, LoginDenied, LoginError, PageElsewhere
+from kimi_core.errors import ConfigError, LoginError
 from kimi_core.exchange import Headers
 from kimi_core.kiro.accounts import Account, Registry, new_id
 from kimi_core.kiro.auth_errors import CodeExpired
@@ -44,28 +44,11 @@ HONEST = Headers([("user-agent", CLIENT_NAME), ("accept", "application/json")])
 LIKELY_REGIONS = ("us-east-1", "eu-west-1", "eu-central-1", "us-east-2", "us-west-2", "ap-southeast-1")
 GOOD_FOR = 30 * 86_400_000  # milliseconds that a registration must have left, for a login dies with it
 DEFAULT_LIFE = 600.0  # seconds that a device code is good for where the answer does not say
-MAX_SECONDS = 86400.0  # a day: more in an answer is a mistake, and the default stands
 _AWS_PAGES = (
     re.compile(  # below amazonaws.com anybody may have pages (buckets, gateways): only the host of logins counts
         r"device\.sso\.[a-z0-9-]+\.amazonaws\.com|(?:[a-z0-9-]+\.)*(?:awsapps\.com|amazon\.com|aws\.dev|app\.aws)"
     )
 )
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceCode:
-    """What the user needs for the approval.
-
-    `url` has the code in it, `verification_uri` asks for it; both are on one of AWS's sites or the organisation's own
-    start page. `expires_in` and `interval` are seconds.
-    """
-
-    device_code: str = field(repr=False)
-    user_code: str
-    url: str
-    verification_uri: str
-    expires_in: float
-    interval: float
 
 
 class _Refused(Exception):
@@ -160,7 +143,7 @@ async def register(sso: Sso, region: str) -> Registration:
     """Register this program with the SSO service of *region* and store the registration. Raises LoginError."""
     wanted = {"clientName": CLIENT_NAME, "clientType": "public", "scopes": list(SCOPES)}
     reply = await sso.call(region, "/client/register", wanted | {"grantTypes": [DEVICE_GRANT, "refresh_token"]})
-    client, secret = _line(reply, "clientId"), _line(reply, "clientSecret")
+    client, secret = printable(reply.data, "clientId"), printable(reply.data, "clientSecret")
     if reply.status != httpx.codes.OK or not (client and secret):
         raise LoginError(f"The login service did not register this program ({reply.told()}).")
     expires = milliseconds(reply.data.get("clientSecretExpiresAt"))
@@ -172,22 +155,11 @@ async def register(sso: Sso, region: str) -> Registration:
 async def _authorize(sso: Sso, region: str, registration: Registration, start_url: str) -> DeviceCode:
     fields = {"clientId": registration.client_id, "clientSecret": registration.client_secret, "startUrl": start_url}
     reply = await sso.call(region, "/device_authorization", fields)
-    code, user_code = _line(reply, "deviceCode"), _line(reply, "userCode")
-    url = _line(reply, "verificationUriComplete")
-    if reply.status != httpx.codes.OK or not (code and user_code and url):
+    data = reply.data if reply.status == httpx.codes.OK else {}
+    code = DeviceCode.read(data, lambda url: browsable(url, start_url), DEFAULT_LIFE, spelled=_camel_case)
+    if code is None:
         raise _Refused(reply)
-    page = _line(reply, "verificationUri")
-    for shown in filter(None, (url, page)):
-        if not browsable(shown, start_url):
-            raise PageElsewhere(shown)
-    return DeviceCode(
-        device_code=code,
-        user_code=user_code,
-        url=url,
-        verification_uri=page,
-        expires_in=_seconds(reply, "expiresIn", DEFAULT_LIFE) or DEFAULT_LIFE,
-        interval=max(_seconds(reply, "interval", DEFAULT_INTERVAL), MIN_INTERVAL),
-    )
+    return code
 
 
 async def _poll(
@@ -210,15 +182,8 @@ async def _poll(
         moment = {"client_secret_expires_at": registration.expires_at}
         made = {"id": new_id(), "auth_method": sso_method(start_url)}
         return Account.model_validate(made | login | moment | tokens)
-    match reply.error:
-        case "authorization_pending":
-            return Pending()
-        case "slow_down":
-            return Pending(slower=SLOW_DOWN)
-        case "expired_token":
-            raise CodeExpired("The code ran out before it was approved.")
-        case "access_denied":
-            raise LoginDenied("The login was refused in the browser.")
+    if (pending := undecided(reply.error, CodeExpired)) is not None:
+        return pending
     problem = f"The login service ended the login ({reply.told()})."
     if reply.status in PASSING:
         return Pending(failure=problem)
@@ -239,14 +204,7 @@ def browsable(url: str, start_url: str) -> bool:
     return usual and (own or _AWS_PAGES.fullmatch(host) is not None)
 
 
-def _line(reply: Reply, name: str) -> str:
-    """Return a text that is safe to print on a terminal, or an empty one."""
-    found = reply.data.get(name)
-    return found if isinstance(found, str) and found.isprintable() else ""
-
-
-def _seconds(reply: Reply, name: str, default: float) -> float:
-    found = reply.data.get(name)
-    if isinstance(found, int | float) and not isinstance(found, bool) and 0 <= found <= MAX_SECONDS:
-        return float(found)
-    return default
+def _camel_case(name: str) -> str:
+    """Return one of RFC 8628's names as AWS spells it: ``expires_in`` is ``expiresIn``."""
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from kimi_core.cli.kimi import BAR, _models_view, _usage_view
+from kimi_core.cli.kimi_views import BAR, models_view, usage_view
 from kimi_core.cli.main import main
 from kimi_core.kimi.models import Catalog, Model
 from kimi_core.kimi.usage import Booster, Row, Usage
@@ -312,7 +312,7 @@ def test_usage_for_a_person(cli):
 def test_usage_colours(left, colour):
     """A row is red with a tenth or less left, yellow with three tenths or less."""
     row = Row("Weekly limit", 100 - left, 100, 2 * DAY)
-    text = drawn(_usage_view(Usage((row,), None, None, 0.0), 0.0))
+    text = drawn(usage_view(Usage((row,), None, None, 0.0), 0.0))
     assert f"\x1b[{colour}m{left}% left (resets in 2d)" in text
     bar = re.search(rf"\x1b\[{colour}m(━+)", text)
     assert (len(bar[1]) if bar else 0) == int(left * BAR / 100)
@@ -329,12 +329,12 @@ def test_usage_colours(left, colour):
 )
 def test_usage_shows_the_booster(booster, says):
     """The wallet is shown in whole money, with the month's bound where there is one."""
-    assert says in plain(drawn(_usage_view(Usage((), booster, 20, 0.0), 0.0)))
+    assert says in plain(drawn(usage_view(Usage((), booster, 20, 0.0), 0.0)))
 
 
 def test_usage_that_says_nothing():
     """An answer without limits is told as that, not as an empty screen."""
-    assert "tells nothing" in drawn(_usage_view(Usage((), None, None, 0.0), 0.0))
+    assert "tells nothing" in drawn(usage_view(Usage((), None, None, 0.0), 0.0))
 
 
 def test_usage_renews_a_token_first(cli):
@@ -408,7 +408,7 @@ def test_models_for_a_person(cli):
 
 def test_models_that_say_little():
     """What the service leaves out is a dash, and odd numbers are written out."""
-    text = plain(drawn(_models_view(Catalog((Model("a", reasoning=False), Model("b", context_length=128500)), 0.0))))
+    text = plain(drawn(models_view(Catalog((Model("a", reasoning=False), Model("b", context_length=128500)), 0.0))))
     assert re.search(r"a +— +— +text +none +—", text)
     assert re.search(r"b +— +128,500 +text +off on +—", text)
 

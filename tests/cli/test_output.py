@@ -10,7 +10,8 @@ from rich.text import Text
 from kimi_core.cli import app, formats
 from kimi_core.cli import main as main_module
 from kimi_core.cli.output import FILE_WIDTH, Output, Report
-from kimi_core.cli.steps import Code, TerminalSteps
+from kimi_core.cli.steps import TerminalSteps
+from kimi_core.device_flow import DeviceCode
 
 
 def test_signs_that_a_stream_lacks_are_replaced(monkeypatch):
@@ -45,7 +46,7 @@ def terminal(monkeypatch, width):
     return out
 
 
-CODE = Code("FAKE-0001", "https://www.kimi.com/code?user_code=FAKE-0001", "", 1800, 5)
+CODE = DeviceCode("fake-device-code-1", "FAKE-0001", "https://www.kimi.com/code?user_code=FAKE-0001", "", 1800, 5)
 
 
 def test_a_narrow_terminal_gets_no_qr_code(monkeypatch):
