@@ -12,6 +12,8 @@ from kimi_core.origins import check
 CLIENT_ID = "17e5f671-d194-4dfb-9706-5516cb48c098"  # public; the same in both regions and in every official client
 MODEL_ALIAS = "kimi-for-coding"
 LOCAL_PREFIX = "/kimi/"  # the local endpoint: http://127.0.0.1:PORT/kimi/v1/…
+LABEL = "Bearer [kimi]"  # what a flow shows in place of the login …
+OWN_KEY_LABEL = "[own key]"  # … and of a key of the client's own
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 

@@ -39,8 +39,6 @@ from kimi_core.tokens import OAuthToken
 
 logger = logging.getLogger(__name__)
 
-LABEL = "Bearer [kimi]"
-OWN_KEY_LABEL = "[own key]"
 FAILURE = 400  # from here on a status is a failure
 STREAMED = frozenset({"files"})  # operations whose request bodies are passed on as they come
 REASON = "x-kimi-mitm-reason"

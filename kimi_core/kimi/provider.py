@@ -7,20 +7,26 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from kimi_core import later
 from kimi_core.errors import AuthError, StoreError
 from kimi_core.exchange import Attempt, Exchange, Headers, Limits, Reply, RequestHead, Route, reply_for
 from kimi_core.kimi import identity as identities
 from kimi_core.kimi.account import Account
-from kimi_core.kimi.body import BodyOptions
-from kimi_core.kimi.constants import LOCAL_PREFIX, Site, sites
-from kimi_core.kimi.exchange import LABEL, OWN_KEY_LABEL, KimiExchange
+from kimi_core.kimi.constants import LABEL, LOCAL_PREFIX, OWN_KEY_LABEL, Site, sites
 from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.outbound import Outbound
 from kimi_core.routing import authority, below
 from kimi_core.settings import Settings
+
+if TYPE_CHECKING:
+    from kimi_core.kimi import body as rewriting
+    from kimi_core.kimi import exchange as exchanges
+else:
+    rewriting = later.module("kimi_core.kimi.body")
+    exchanges = later.module("kimi_core.kimi.exchange")
 
 MIB = 1024 * 1024
 
@@ -133,7 +139,7 @@ class Kimi:
             secrets={"authorization": f"Bearer {token.access_token}"} if token else own,
             label=account.site.slot,
         )
-        exchange = KimiExchange(
+        exchange = exchanges.KimiExchange(
             account,
             route,
             attempt,
@@ -208,9 +214,9 @@ class Kimi:
             return {}
         return {name: value for name, value in found.items() if value.removeprefix("Bearer ").startswith("sk-")}
 
-    def _body_options(self) -> BodyOptions:
+    def _body_options(self) -> rewriting.BodyOptions:
         settings = self.settings
-        return BodyOptions(
+        return rewriting.BodyOptions(
             thinking=settings.kimi_thinking,
             identity=settings.kimi_identity,
             salt=self.identity.device_id or "kimi-mitm",

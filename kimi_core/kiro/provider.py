@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from kimi_core import later
 from kimi_core.errors import BadRequest, KimiMitmError, StoreError
 from kimi_core.exchange import JSON, Exchange, Headers, Reply, RequestHead, Route, reply_for
 from kimi_core.kiro import health, models
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.constants import LOCAL_PREFIX
-from kimi_core.kiro.exchange import KiroExchange
-from kimi_core.kiro.resent import ResentExchange, is_resent
 from kimi_core.kiro.service import Service
 from kimi_core.routing import below
+
+if TYPE_CHECKING:
+    from kimi_core.kiro import exchange, resent
+else:
+    exchange = later.module("kimi_core.kiro.exchange")
+    resent = later.module("kimi_core.kiro.resent")
 
 VERSION = "v1/"
 LIST_WAIT = 10.0  # seconds that a client's question for models waits for a list that was never fetched
@@ -73,7 +78,7 @@ class Kiro:
             clear = next(((h, p) for h, p in self._origins if h == host and head.scheme == "http"), None)
             host, port = clear or (host, port)
             rest = below(head.path, "/" + VERSION) if (host, port) in self._origins else None
-            if rest is None and (host, port) in self._origins and is_resent(head):
+            if rest is None and (host, port) in self._origins and resent.is_resent(head):
                 scheme = self._origins[host, port]
                 return Route(self.name, "resent", "openai", scheme, host, port, head.path)
         if rest is None:
@@ -92,9 +97,9 @@ class Kiro:
     async def open(self, head: RequestHead, route: Route) -> Exchange | Reply:
         """Begin a chat, or answer what needs no account's attempt."""
         if route.operation == "chat":
-            return KiroExchange(self.service, head, route)
+            return exchange.KiroExchange(self.service, head, route)
         if route.operation == "resent":
-            return ResentExchange(self.service, head, route)
+            return resent.ResentExchange(self.service, head, route)
         if route.operation == "other":
             return reply_for(
                 NotServed(f"There is no {head.method} {route.path.partition('?')[0][:80]} at Kiro."), "openai"

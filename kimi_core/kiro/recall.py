@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kimi_core.kiro.answer import Answer
+if TYPE_CHECKING:
+    from kimi_core.kiro.answer import Answer
 
 MAX_TURNS = 2048  # turns of all conversations; an agent's longest run has a few hundred
 MAX_CHARACTERS = 16 * 1024 * 1024  # of all thoughts kept

@@ -22,6 +22,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.utils import asyncio_utils
 
+from kimi_core import later
 from kimi_core.errors import ConfigError, StoreError
 from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.kimi.provider import Kimi
@@ -133,11 +134,11 @@ class KimiMitm:
 
     def running(self) -> None:
         """Move the listeners to this machine, start the timers, say where things stand."""
-        gc.freeze()  # what is loaded stays: to look through it for garbage again and again stops every stream
         modes = guard.loopback_modes(ctx.options.mode, ctx.options.listen_host, ctx.options.listen_port)
         if modes is not None:
             ctx.options.update(mode=modes)
         self._start(self._keep_fresh(), "kimi-mitm refresh timer")
+        self._start(self._load_rest(), "kimi-mitm loading")
         missing = [command for provider in self.reception.providers if (command := provider.start())]
         if len(missing) == len(self.reception.providers):
             logger.warning("Nobody is logged in. Run %s.", " or ".join(f"`{command}`" for command in missing))
@@ -231,6 +232,10 @@ class KimiMitm:
         if chosen == _shared.scope and not ctx.options.ignore_hosts and chosen != mine:
             ctx.options.update(allow_hosts=mine)
             _shared.scope = mine
+
+    async def _load_rest(self) -> None:
+        await asyncio.to_thread(later.load)  # so that no request waits for it
+        gc.freeze()  # what is loaded stays: to look through it for garbage again and again stops every stream
 
     async def _keep_fresh(self) -> None:
         await asyncio.gather(

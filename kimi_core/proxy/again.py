@@ -13,7 +13,7 @@ from mitmproxy import http
 
 from kimi_core.errors import Refused
 from kimi_core.exchange import Provider, RequestHead, Route
-from kimi_core.kimi.exchange import OWN_KEY_LABEL
+from kimi_core.kimi.constants import OWN_KEY_LABEL
 from kimi_core.proxy import native, replay, sides, takeover
 from kimi_core.proxy.control import ExchangeControl
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kimi_core.errors import LoginDead, NotLoggedIn, StoreDamaged
 from kimi_core.exchange import Headers, Limits, Reply, RequestHead
-from kimi_core.kimi.exchange import LABEL, OWN_KEY_LABEL
+from kimi_core.kimi.constants import LABEL, OWN_KEY_LABEL
 from kimi_core.kimi.provider import Kimi
 from kimi_core.kimi.session import SessionStatus
 from kimi_core.outbound import Outbound

@@ -2,6 +2,7 @@ import asyncio
 import json
 import logging
 import re
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -404,10 +405,22 @@ async def test_running_moves_listeners_and_starts_the_timer(world, caplog):
         addon.running()
     assert "Run `kimi-mitm login kimi`" in caplog.text
     assert tctx.options.mode == ["regular@127.0.0.1:8080"]
-    (timer,) = addon._tasks
+    (timer,) = (task for task in addon._tasks if task.get_name().startswith("kimi-mitm refresh timer"))
     addon.done()
     await asyncio.gather(timer, return_exceptions=True)
     assert timer.cancelled()
+
+
+async def test_what_requests_need_is_loaded_soon_after_the_start(world, monkeypatch):
+    """The rest is loaded in a thread once the proxy runs, so that no request waits for it."""
+    _, addon = world
+    where = []
+    monkeypatch.setattr(module.later, "load", lambda: where.append(threading.current_thread()))
+    addon.running()
+    (loading,) = (task for task in addon._tasks if task.get_name().startswith("kimi-mitm loading"))
+    await loading
+    assert len(where) == 1
+    assert where != [threading.main_thread()]
 
 
 async def test_a_login_is_not_missed_where_one_provider_has_one(world, monkeypatch, caplog):

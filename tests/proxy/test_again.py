@@ -4,7 +4,7 @@ import pytest
 from mitmproxy.test import tflow, tutils
 
 from kimi_core.exchange import Headers, RequestHead
-from kimi_core.kimi.exchange import OWN_KEY_LABEL
+from kimi_core.kimi.constants import OWN_KEY_LABEL
 from kimi_core.proxy import again, native, replay, seal, sides
 from kimi_core.proxy.again import LABELS, LoginNotKept
 from kimi_core.proxy.control import ExchangeControl
