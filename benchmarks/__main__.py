@@ -7,6 +7,7 @@ code is 1 where one has missed its bound or failed.
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -54,6 +55,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md and its picture, too")
     report = parser.parse_args().report
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # `run` ends what it has started
     codes, found = [], []
     with tempfile.TemporaryDirectory(prefix="kimi-mitm-bench-") as folder:
         for name in REPORTED:

@@ -163,6 +163,8 @@ class _Serving(asyncio.Protocol):
         pace.arrived.clear()
         before = answer.head
         for piece in answer.pieces:
+            if self.transport.is_closing():  # whom it was for has left
+                return
             self.transport.write(before + _chunk(piece))
             before = b""
             await pace.wait()
@@ -262,17 +264,20 @@ class Client(asyncio.Protocol):
 
 
 def request(target: str, host: str, body: dict[str, Any], *more: str) -> bytes:
-    """Return a chat request as a client writes it, with *more* lines in its head."""
+    """Return a chat request with the head that opencode 1.18.33 writes, and *more* lines in it."""
     data = json.dumps(body, separators=(",", ":")).encode()
     fields = (
         f"POST {target} HTTP/1.1",
-        f"Host: {host}",
-        "User-Agent: opencode/1.18.33",
         "Authorization: Bearer fake-client-key",
         "Content-Type: application/json",
-        "Accept: text/event-stream",
+        "User-Agent: opencode/1.18.33 ai-sdk/provider-utils/4.0.23 runtime/bun/1.3.14",
+        "x-session-affinity: ses_benchmark",
         "x-session-id: ses_benchmark",
-        f"Content-Length: {len(data)}",
         *more,
+        "Connection: keep-alive",
+        "Accept: */*",
+        f"Host: {host}",
+        "Accept-Encoding: gzip, deflate, br, zstd",
+        f"Content-Length: {len(data)}",
     )
     return "\r\n".join(fields).encode() + HEAD_END + data
