@@ -118,11 +118,20 @@ async def _supervised(module: str, order: Mapping[str, Any]) -> list[dict[str, A
 def _settle(result: asyncio.Future[list[dict[str, Any]]], output: bytes) -> None:
     if result.cancelled():
         return
-    lines = [json.loads(line) for line in output.splitlines() if line.startswith(b"{")]
+    lines = [line for line in map(_said, output.splitlines()) if line]
     if lines[:1] == [READY]:
         result.set_result(lines)
     else:
         result.set_exception(NotStarted("it ended before it was ready"))
+
+
+def _said(line: bytes) -> dict[str, Any]:
+    """Return what a line of the process's output says; nothing for one that is not of ours, or was cut."""
+    try:
+        said = json.loads(line)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def _start(module: str) -> subprocess.Popen[bytes]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from kimi_core.errors import (
     AuthError,
     AuthUnavailable,
+    ConfigError,
     KimiMitmError,
     LoginDead,
     NotLoggedIn,
@@ -102,7 +103,7 @@ class Session:
         """Return a token to use now, refreshed ahead of time where it is due.
 
         Where the refresh fails or is slow and the present token is still good, that is returned. Raises NotLoggedIn,
-        LoginDead, AuthUnavailable, StoreDamaged, StoreError.
+        LoginDead, AuthUnavailable, StoreDamaged, StoreError, and ConfigError for a trusted CA that cannot be read.
         """
         now = self._clock()
         kept = self._kept.get()
@@ -120,13 +121,13 @@ class Session:
             return self._stored()
         except StoreDamaged:
             raise
-        except (AuthUnavailable, LoginDead, StoreError) as error:
+        except (AuthUnavailable, LoginDead, StoreError, ConfigError) as error:
             return self._spare(error)
 
     async def renew(self, rejected: str) -> OAuthToken:
         """Return another access token than *rejected*, which the API refused: from the store, else by one refresh.
 
-        Raises NotLoggedIn, LoginDead, AuthUnavailable, StoreDamaged, StoreError.
+        Raises NotLoggedIn, LoginDead, AuthUnavailable, StoreDamaged, StoreError, ConfigError.
         """
         token = self._stored()
         if token.access_token != rejected and token.remaining(self._clock()) > 0:
@@ -225,7 +226,7 @@ class Session:
 
         return await self._flight.run(flight)
 
-    def _spare(self, error: AuthError | StoreError) -> OAuthToken:
+    def _spare(self, error: AuthError | StoreError | ConfigError) -> OAuthToken:
         """Return the stored token although its refresh failed with *error*, or raise that."""
         now = self._clock()
         token = self._stored()

@@ -157,6 +157,18 @@ async def test_a_process_that_dies_at_work_is_not_repeated(
     assert fake.requests() == []
 
 
+@pytest.mark.parametrize("last", ['{"outcome": "refre', "{noise}", "[1]", "\\xff"])
+async def test_a_process_that_dies_in_mid_word_leaves_nobody_waiting(
+    fake: FakeOAuth, job: Job, last: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it said last was cut, or is not its own: that counts as no result, and its caller hears so."""
+    log_in(fake, job)
+    monkeypatch.setattr(detached, "BOOT", f"print('{{\"ready\": true}}'); print({last!r}, end='', flush=True)")
+    with pytest.raises(AuthUnavailable, match="without a result"):
+        await in_child(job)
+    assert fake.requests() == []
+
+
 async def test_an_unknown_failure_counts_as_passing(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """A code that is not in the table becomes AuthUnavailable with its message."""
     boot = "import json; print('{\"ready\": true}'); print(json.dumps({'error': 'odd', 'message': 'odd thing'}))"

@@ -188,7 +188,7 @@ async def test_a_service_that_repeats_the_rejected_token_is_given_up(bench: Benc
     assert len(jobs) == ROUNDS
 
 
-PASSING = [AuthUnavailable("fake"), StoreBusy("fake"), StoreError("fake"), LoginDead("fake")]
+PASSING = [AuthUnavailable("fake"), StoreBusy("fake"), StoreError("fake"), LoginDead("fake"), ConfigError("fake")]
 
 
 @pytest.mark.parametrize("failure", PASSING)
