@@ -8,21 +8,10 @@ doubled slashes) belongs to nobody.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 # what one server normalises away and another does not: RFC 3986 §5.2.4, §6.2.2
 _AMBIGUOUS = re.compile(r"//|\\|%(?:2f|5c|2e|00|25)|/\.{1,2}(?:[/;]|$)", re.IGNORECASE)
 _ILLEGAL = re.compile(r"[\x00-\x20\x7f#]")  # in no request target (RFC 9112 §3.2); would end the line, or the path
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Somewhere requests go: an origin and the folder below it that is served (``/coding/``)."""
-
-    scheme: str
-    host: str
-    port: int
-    folder: str
 
 
 def below(path: str, folder: str) -> str | None:

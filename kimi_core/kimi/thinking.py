@@ -30,7 +30,6 @@ from kimi_core.errors import BadRequest
 from kimi_core.exchange import Headers
 from kimi_core.kimi.models import Model
 
-FIELDS = ("reasoning_effort", "reasoningEffort", "reasoning", "thinking", "enable_thinking")
 EFFORT_HEADER = "x-opencode-kimi-reasoning-effort"
 TYPE_HEADER = "x-opencode-kimi-thinking-type"
 
