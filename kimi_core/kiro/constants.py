@@ -1,4 +1,4 @@
-"""Facts of the Kiro service that depend on no identity and no account (kiro.md §3.1, §3.3, §3.5, §6.3, §7, §8)."""
+"""Facts of the Kiro service that depend on no identity and no account (kiro.md §3.1, §3.3, §6.3, §7, §8)."""
 
 from __future__ import annotations
 
@@ -114,18 +114,3 @@ GENERATE_TARGET = "AmazonCodeWhispererStreamingService.GenerateAssistantResponse
 MODELS_TARGET = "AmazonCodeWhispererService.ListAvailableModels"
 USAGE_TARGET = "AmazonCodeWhispererService.GetUsageLimits"
 PROFILES_TARGET = "AmazonCodeWhispererService.ListAvailableProfiles"
-
-# --- limits of a request (kiro.md §3.5) ------------------------------------------------------------------------------
-
-NAME_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")  # tool names and tool use ids
-MAX_NAME = 64  # characters
-MAX_DESCRIPTION = 9_216  # characters of a tool's description; the model says 10,240, clients stay below
-MAX_IMAGES = 10  # per message
-MAX_IMAGE = 10 * 1024 * 1024  # bytes of an image, decoded
-IMAGE_FORMATS = ("png", "jpeg", "gif", "webp")
-MAX_HISTORY = 10_000  # messages
-MAX_TOOL_RESULT = 800_000  # characters
-MAX_USER_TEXT = 600_000  # characters
-MAX_CONVERSATION_ID = 128  # characters
-MAX_WORKING_DIRECTORY = 256  # characters
-MANY_TOOLS = 64  # no official cap; more have made the service refuse requests, so they are worth a word

@@ -44,7 +44,8 @@ _MEMBERS = {
     "reasoning": {"effort", "enabled"},
     "thinking": {"type", "effort"},
 }  # of fields in use, those that are looked at
-_HARMLESS = (None, False, "auto")  # values that ask for nothing
+_FORMS = {"thinking": dict, "enable_thinking": bool}  # of fields in use, what is understood
+_PENALTIES = frozenset({"presence_penalty", "frequency_penalty"})  # of 0 they ask for nothing; a temperature of 0 does
 _unsafe = re.compile(r"[^A-Za-z0-9_.\[\]-]")
 
 
@@ -64,7 +65,7 @@ def unused(request: ChatRequest) -> Iterator[str]:
     ):
         for part in parts:
             for name, value in (part.model_extra or {}).items():
-                if value not in _HARMLESS:
+                if not _harmless(name, value):
                     yield f"{place}.{name}"
 
 
@@ -74,10 +75,17 @@ def _beside(extra: Mapping[str, Any]) -> Iterator[str]:
             harmless, sentence = REFUSED[name]
             if value not in harmless:
                 raise BadRequest(sentence, name)
-        elif name not in _USED and value not in _HARMLESS:
+        elif name not in _USED and not _harmless(name, value):
             yield name
         elif name in _MEMBERS and isinstance(value, dict):
             yield from (f"{name}.{key}" for key in value if key not in _MEMBERS[name])
+        elif name in _FORMS and not (isinstance(value, _FORMS[name]) or _harmless(name, value)):
+            yield name
+
+
+def _harmless(name: str, value: Any) -> bool:
+    """Tell whether *value* asks for nothing: null, false, auto, or no penalty."""
+    return value is None or value is False or value == "auto" or (name in _PENALTIES and value == 0)
 
 
 def listed(names: Iterable[str]) -> tuple[str, ...]:

@@ -51,11 +51,10 @@ class Use:
 
 @dataclass(slots=True)
 class AssistantTurn:
-    """Texts and calls of the assistant; `client_ids` are the ids of its calls as the client knows them."""
+    """Texts and calls of the assistant; `reasoning` is what the model thought before them, in the service's form."""
 
     texts: list[str] = field(default_factory=list)
     uses: list[Use] = field(default_factory=list)
-    client_ids: list[str] = field(default_factory=list)
     reasoning: dict[str, Any] | None = None
 
     @property

@@ -256,11 +256,6 @@ def kind_of(label: str | None) -> Kind | None:
     return None if finding.kind is Kind.unknown else finding.kind
 
 
-def says_suspended(text: str) -> bool:
-    """Tell whether *text* is the service's word that the account is locked; it has come as plain answer text."""
-    return re.search(_SUSPENDED, text[:MAX_TEXT], re.IGNORECASE) is not None
-
-
 def short_name(name: str) -> str:
     """Return the exception's name out of ``namespace#Name`` or ``Name:http://…``."""
     return name.partition(":")[0].rpartition("#")[2].strip()

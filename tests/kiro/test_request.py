@@ -306,9 +306,20 @@ def test_values_that_ask_for_nothing_pass():
             metadata={},
             prompt_cache_key="k",
             stream_options=None,
+            presence_penalty=0,
+            frequency_penalty=0.0,
         )
     )
     assert (made.ignored, made.stop, made.response_format, made.wants_stream) == ((), (), "text", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("thinking", "enabled"), ("thinking", True), ("enable_thinking", "yes"), ("seed", 0), ("top_p", 0.0)],
+)
+def test_what_is_not_understood_is_listed(name, value):
+    """A field in use that comes in another form has no effect either; and a number of 0 asks for something."""
+    assert go(chat(say("user", "hi"), **{name: value})).ignored == (name,)
 
 
 def test_what_has_no_effect_is_listed():
@@ -334,6 +345,7 @@ def test_what_has_no_effect_is_listed():
         reasoning="off",
     )
     assert made.ignored == (
+        "temperature",
         "top_p",
         "seed",
         "logit_bias",

@@ -10,7 +10,7 @@ from kimi_core.kiro import verdict
 from kimi_core.kiro.converter import first_failure
 from kimi_core.kiro.events import Failure
 from kimi_core.kiro.refusals import AllUnavailable, NoneUsable
-from kimi_core.kiro.verdict import Action, Finding, Kind, classify, classify_exception, says_suspended
+from kimi_core.kiro.verdict import Action, Finding, Kind, classify, classify_exception
 from tests.wire.retry_words import RETRY_WORDS
 
 VALIDATION = "com.amazon.kiro.runtimeservice#ValidationException"
@@ -261,8 +261,9 @@ def test_daily(reason, daily):
     ],
 )
 def test_suspension_in_plain_words(text, suspended):
-    """The service has said it in the answer's text."""
-    assert says_suspended(text) is suspended
+    """The service has said it without a reason code."""
+    found = classify(403, Headers(), json.dumps({"__type": "x#FakeException", "message": text}).encode())
+    assert (found.kind is Kind.suspended) is suspended
 
 
 def test_transport_faults_pass():
