@@ -24,8 +24,11 @@ def main(arguments: list[str]) -> int:
             f"{error.name or error} is missing from this Python ({sys.executable}). "
             "Run `make run` once and use the Python in .venv, or `pip install .` in the checkout."
         )
-    result = command.main(args=["login", "kimi", *arguments], prog_name="kimi-mitm", standalone_mode=False)
-    return result if isinstance(result, int) else 0
+    try:
+        command.main(args=["login", "kimi", *arguments], prog_name="kimi-mitm")
+    except SystemExit as end:  # how click ends, whatever came of it: it has told a wrong option by then
+        return end.code if isinstance(end.code, int) else 1
+    return 0
 
 
 def _sorry(sentence: str) -> int:

@@ -139,6 +139,14 @@ def test_login_script_needs_a_recent_python(monkeypatch, capsys):
     assert "Python 99.0 or newer is needed" in capsys.readouterr().err
 
 
+def test_login_script_says_what_is_wrong_with_an_option(monkeypatch, capsys):
+    """An option that there is not is named, as by the command itself."""
+    module = load("login")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert module.main(["--nonsense"]) == 2
+    assert "No such option '--nonsense'" in capsys.readouterr().err
+
+
 def test_login_script_passes_the_exit_code_on(monkeypatch):
     """What the command ends with is what the script ends with."""
     module = load("login")
