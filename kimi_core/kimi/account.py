@@ -1,6 +1,7 @@
 """One login and what is known of its plan: token, models, usage. The place where background calls are made.
 
-Nothing a request waits for happens here but the token itself; models and usage are fetched beside it.
+What a request waits for here is the token; models and usage are fetched beside it. Only one that is refused for want of
+quota waits a moment for the usage, which tells when to come back.
 """
 
 from __future__ import annotations
@@ -98,6 +99,13 @@ class Account:
         """See to it that the usage is no older than a minute, without waiting."""
         if self.usage is None or self._clock() - self.usage.fetched_at > USAGE_AGE:
             self._beside("usage", self.fetch_usage())
+
+    async def settled_usage(self, patience: float) -> None:
+        """See to it that the usage is no older than a minute; wait for that, *patience* seconds at the most."""
+        self.want_usage()
+        asked = self._tasks.get("usage")
+        if asked is not None:
+            await asyncio.wait({asked}, timeout=patience)
 
     def close(self) -> None:
         """Cancel what is under way beside the requests."""

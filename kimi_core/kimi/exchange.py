@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
 
-from kimi_core.errors import AuthError, BadRequest, KimiMitmError, LoginDead, StoreError, UpstreamError
+from kimi_core.errors import BadRequest, KimiMitmError, LoginDead, UpstreamError
 from kimi_core.exchange import (
     Answer,
     AnswerHead,
@@ -39,6 +39,7 @@ from kimi_core.tokens import OAuthToken
 
 logger = logging.getLogger(__name__)
 
+QUOTA_PATIENCE = 3.0  # seconds that a client without quota waits to hear when to come back; an answer takes a fraction
 FAILURE = 400  # from here on a status is a failure
 STREAMED = frozenset({"files"})  # operations whose request bodies are passed on as they come
 REASON = "x-kimi-mitm-reason"
@@ -149,7 +150,7 @@ class KimiExchange(Exchange):
         self.story.facts["reason"] = str(finding.reason)
         if finding.refreshes:
             return await self._renew(answer)
-        return Relay(self._explain(finding), why=f"{answer.head.status} {finding.reason}")
+        return Relay(await self._explain(finding), why=f"{answer.head.status} {finding.reason}")
 
     def refuse(self, error: KimiMitmError) -> Reply:
         """Return *error* in this client's dialect."""
@@ -176,26 +177,26 @@ class KimiExchange(Exchange):
         self._refreshed = True
         try:
             self._token = await self._account.session.renew(self._token.access_token)
-        except (AuthError, StoreError) as error:
+        except KimiMitmError as error:
             return self.refuse(error)
         self.story.facts.pop("reason", None)
         secrets = {"authorization": f"Bearer {self._token.access_token}"}
         self.attempt = replace(self.attempt, secrets=secrets)
         return Retry(self.attempt, why=f"{answer.head.status}, token refreshed")
 
-    def _explain(self, finding: Finding) -> Headers:
+    async def _explain(self, finding: Finding) -> Headers:
         fields = [(REASON, str(finding.reason))]
         if finding.reason is Reason.model:
             self._account.want_models()
         if finding.quota:
-            self._account.want_usage()
+            await self._account.settled_usage(QUOTA_PATIENCE)
             wait = self._quota_wait()
             if wait is not None:
                 fields.append(("retry-after", str(wait)))
         return Headers(fields)
 
     def _quota_wait(self) -> int | None:
-        """Seconds until the quota that is used up comes back, where the last usage answer tells."""
+        """Return the seconds until the quota that is used up comes back, where the last usage answer tells."""
         now = self._clock()
         resets = self._account.usage.exhausted(now) if self._account.usage else None
         return max(1, round(resets - now)) if resets else None

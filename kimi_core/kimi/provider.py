@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from kimi_core import later
-from kimi_core.errors import AuthError, StoreError
+from kimi_core.errors import KimiMitmError
 from kimi_core.exchange import Attempt, Exchange, Headers, Limits, Reply, RequestHead, Route, reply_for
 from kimi_core.kimi import identity as identities
 from kimi_core.kimi.account import Account
@@ -126,7 +126,7 @@ class Kimi:
         if not own:
             try:
                 token = await account.token()
-            except (AuthError, StoreError) as error:
+            except KimiMitmError as error:
                 return reply_for(error, route.dialect)
             account.want_models()
         attempt = Attempt(

@@ -106,6 +106,24 @@ async def test_usage_is_wanted_once_a_minute(tmp_path):
     assert len(world.requests) == 2
 
 
+async def test_usage_is_waited_for_a_moment_only(tmp_path):
+    """Whoever needs the usage waits until it is there, but not for ever; an answer that comes later counts as well."""
+    gate = asyncio.Event()
+
+    async def answer(_request):
+        await gate.wait()
+        return httpx.Response(200, json=USAGES)
+
+    world = World(tmp_path)
+    world.account._outbound = FakeOutbound(answer)
+    await world.account.settled_usage(0.0)
+    assert world.account.usage is None
+    gate.set()
+    await world.account.settled_usage(60.0)
+    assert world.account.usage.rows[0].used == 40
+    await world.account.settled_usage(60.0)
+
+
 async def test_failures_beside_are_a_line_in_the_log(tmp_path, caplog):
     """What fails beside the requests disturbs none of them."""
     world = World(tmp_path, error=NotLoggedIn("Not logged in to kimi.com."))

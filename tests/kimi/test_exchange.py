@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from kimi_core.errors import AuthUnavailable, LoginDead
+from kimi_core.errors import AuthUnavailable, ConfigError, LoginDead
 from kimi_core.exchange import Answer, AnswerHead, Attempt, Headers, Limits, Relay, Reply, Retry, Route
 from kimi_core.kimi.answer import ChatStream, JsonAnswer, MessagesStream
 from kimi_core.kimi.body import BodyOptions
@@ -28,13 +28,14 @@ class FakeAccount:
         self.session = FakeSession()
         self.cache = self
         self.catalog = Catalog()
-        self.usage = None
+        self.usage = self.asked = None
         self.wanted = []
         self.rejected = []
         self.offered = []
 
-    def want_usage(self):
-        self.wanted.append("usage")
+    async def settled_usage(self, patience):
+        self.wanted.append(f"usage within {patience:g} s")
+        self.usage = self.asked or self.usage
 
     def want_models(self):
         self.wanted.append("models")
@@ -124,7 +125,9 @@ async def test_a_401_is_healed_once():
     assert account.session.renewed == ["fake-access-1"]
 
 
-@pytest.mark.parametrize(("error", "status"), [(LoginDead("Refused."), 401), (AuthUnavailable("Down."), 503)])
+@pytest.mark.parametrize(
+    ("error", "status"), [(LoginDead("Refused."), 401), (AuthUnavailable("Down."), 503), (ConfigError("No CA."), 500)]
+)
 async def test_a_401_that_cannot_be_healed(error, status):
     """Where the refresh fails the client is told why, in its own dialect."""
     exchange, account = _exchange("messages", "anthropic")
@@ -164,12 +167,12 @@ async def test_other_failures_are_named_and_passed_on(status, body, reason):
     ],
 )
 async def test_quota_says_when_it_comes_back(rows, wait):
-    """A used-up quota carries Retry-After where the last usage tells, and usage is asked for again beside."""
+    """A used-up quota carries Retry-After where the usage tells, for which the client waits a moment."""
     exchange, account = _exchange()
-    account.usage = Usage(rows, None, None, NOW) if rows else None
+    account.asked = Usage(rows, None, None, NOW) if rows else None
     verdict = await exchange.judge(_answer(403, QUOTA))
     assert verdict.extra.get("retry-after") == wait
-    assert account.wanted == ["usage"]
+    assert account.wanted == ["usage within 3 s"]
 
 
 async def test_an_unknown_model_has_the_list_looked_at():

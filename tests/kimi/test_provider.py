@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kimi_core.errors import LoginDead, NotLoggedIn, StoreDamaged
+from kimi_core.errors import ConfigError, LoginDead, NotLoggedIn, StoreDamaged
 from kimi_core.exchange import Headers, Limits, Reply, RequestHead
 from kimi_core.kimi.constants import LABEL, OWN_KEY_LABEL
 from kimi_core.kimi.provider import Kimi
@@ -191,6 +191,14 @@ async def test_without_a_login_nothing_is_forwarded(tmp_path, error, status, cod
     assert reply.headers.get("x-kimi-mitm-reason") == code
     assert b"kimi-mitm login kimi" in reply.body
     assert (b'"type": "error"' in reply.body) is (dialect == "anthropic")
+
+
+async def test_a_ca_that_cannot_be_read_is_an_answer(tmp_path):
+    """What is wrong with the options is told to the client as well; nothing is forwarded with a login of its own."""
+    kimi = _kimi(tmp_path, session=FakeSession(ConfigError("The trusted CA /none cannot be read.")))
+    reply = await kimi.open(CHAT, kimi.route(CHAT, local=False))
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.headers.get("x-kimi-mitm-reason")) == (500, "bad_configuration")
 
 
 async def test_settings_reach_the_exchange(tmp_path):
