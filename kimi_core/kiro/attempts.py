@@ -14,7 +14,7 @@ import re
 import uuid
 from urllib.parse import urlsplit
 
-from kimi_core.errors import AuthError, AuthUnavailable, KimiMitmError, StoreError
+from kimi_core.errors import AuthUnavailable, KimiMitmError, StoreError
 from kimi_core.exchange import Attempt, Headers
 from kimi_core.kiro import health, profile
 from kimi_core.kiro.accounts import Account
@@ -143,7 +143,7 @@ class Attempts:
         """Return an attempt with another token than the refused one, None where there is none to be had."""
         try:
             return self._attempt(await self._service.tokens.renew(account.id, account.access_token), self._place)
-        except (AuthError, StoreError) as error:
+        except KimiMitmError as error:  # whatever keeps it from being renewed, another account may serve
             logger.info("Kiro: %s", error)
             if isinstance(error, AuthUnavailable | StoreError):  # of the service, or of this machine
                 self._excused.add(account.id)

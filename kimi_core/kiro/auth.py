@@ -7,6 +7,7 @@ here callers for one account share one flight.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter, defaultdict
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kimi_core.errors import AuthError, AuthUnavailable, KimiMitmError, LoginDead, StoreBusy, StoreDamaged, StoreError
 from kimi_core.exchange import Headers
 from kimi_core.kiro import sources
-from kimi_core.kiro.accounts import Account, Registry
+from kimi_core.kiro.accounts import Account, Accounts, Registry
 from kimi_core.kiro.auth_errors import AccountDead, AccountNewer, NoAccount
 from kimi_core.kiro.constants import Endpoints
 from kimi_core.kiro.refresher import Refresher, in_child
@@ -126,12 +127,17 @@ class Tokens:
     async def insist(self, account_id: str) -> Account:
         """Refresh now, because the user says so, even a login that was turned down before.
 
-        Raises what `renew` raises; an API key is returned as it is.
+        Raises what `renew` raises; an API key is returned as it is. The token of a shared account is its program's, and
+        is not spent while it is good.
         """
         account = self._stored(account_id)
         if account.auth_method == "api_key":
             return account
-        return await self._renewed(account_id, digest(account.access_token), insist=True)
+        if account.source is None:
+            return await self._renewed(account_id, digest(account.access_token), insist=True)
+        await self._look_again()
+        due = account.due(self._clock())
+        return await self._renewed(account_id, None, insist=True) if due else self._stored(account_id)
 
     async def fork(self, candidate: Account) -> str:
         """Spend the refresh token of *candidate*, another program's, once, and return the id of the account it made.
@@ -151,11 +157,14 @@ class Tokens:
 
         A tick that took more than two minutes by the clock means that the machine was asleep: then every account
         that is in use at all is looked after. Failures are logged, each kind once per account until it works again.
+        Shared accounts whose program has logged in again come back.
         """
         told: dict[str, str] = {}
         last = self._clock()
         while True:
             await sleep(every)
+            with contextlib.suppress(StoreError):  # what cannot be read or stored now is looked at again
+                await self._look_again()
             slept = self._clock() - last > JUMP
             for account_id in self._in_use() if slept else busy():
                 try:
@@ -166,6 +175,17 @@ class Tokens:
                         logger.warning("The Kiro account %s could not be kept fresh: %s", account_id, error.sentence)
                     told[account_id] = error.code
             last = self._clock()
+
+    async def _look_again(self) -> None:
+        """Take shared accounts back into service whose program has logged in again. Raises StoreError."""
+
+        def back(accounts: Accounts) -> list[Account]:
+            waiting = (one for one in accounts.accounts if one.source is not None and one.state == "needs_login")
+            seen = ((one, sources.welcomed(one, sources.view(one, self._around))) for one in waiting)
+            return [now for one, now in seen if now is not one]
+
+        if back(self.registry.current()):
+            await self.registry.aupdate(lambda accounts: [accounts.put(one) for one in back(accounts)])
 
     def _in_use(self) -> tuple[str, ...]:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kimi_core.kiro import ide_store, kiro_cli_store, opencode_store
 from kimi_core.kiro.account import LOGIN_FIELDS
@@ -71,6 +72,25 @@ def view(account: Account, around: Surroundings) -> Account:
     return account.model_copy(update=fields | {"expires_at": found.expires_at, "shared_base": None})
 
 
+def welcomed(account: Account, seen: Account) -> Account:
+    """Return a shared account that waits for a login as one that serves, where its program has logged in again.
+
+    *seen* is how it looks in its source now (`view`). The same account where there is nothing new.
+    """
+    waits = account.source is not None and account.state == "needs_login"
+    if not waits or not seen.access_token or seen.held_back:
+        return account
+    return account.model_copy(update=FORGIVEN)
+
+
+FORGIVEN: dict[str, Any] = {
+    "state": "ok",
+    "is_healthy": True,
+    "consecutive_failures": 0,
+    "cooldown_until": None,
+    "last_error": None,
+    "rejected_refresh": None,
+}
 KEPT_BY_US = frozenset({"email", "user_id", "refreshed_at"})  # no store of another program has them
 
 

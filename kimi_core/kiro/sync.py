@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from kimi_core.errors import AuthUnavailable, LoginDead
+from kimi_core.errors import AuthUnavailable, ConfigError, LoginDead
 from kimi_core.kiro import kiro_cli_store, sources
 from kimi_core.kiro.accounts import Account, Accounts, Registry
 from kimi_core.kiro.records import ForkRecord
@@ -107,7 +107,7 @@ class Importer:
             candidate = candidate.model_copy(update={"user_id": person.user_id, "email": person.email})
         if shared:
             made = candidate.model_copy(update={"source": source, "identity_hash": digest(secret), **NO_TOKENS})
-            stored = await self.registry.aupdate(lambda now: _share(now, made, self.clock))
+            stored = await self.registry.aupdate(lambda now: _share(now, made, candidate, self.clock))
             return _line(place, token, "shared", "It is read from there each time.", stored.id)
         twin = next((account for account in accounts.accounts if account.is_twin_of(candidate)), None)
         if twin is not None and (twin.state != "needs_login" or digest(secret) in twin.chain):
@@ -120,7 +120,7 @@ class Importer:
     async def _fork(self, place: Place, token: Token, candidate: Account) -> Line:
         try:
             account_id = await self.forks.fork(candidate)
-        except LoginDead as error:
+        except (LoginDead, ConfigError) as error:  # the latter: an address or region in it is none
             return _line(place, token, "rejected", str(error))
         except AuthUnavailable as error:
             return _line(place, token, "unavailable", f"{error} Nothing was changed; sync again later.")
@@ -179,13 +179,17 @@ def _could_be(candidate: Account, accounts: Accounts) -> bool:
     )
 
 
-def _share(accounts: Accounts, made: Account, clock: Callable[[], float]) -> Account:
-    """Add a shared account; the one that is read from the same place stays, whoever is logged in there now."""
+def _share(accounts: Accounts, made: Account, found: Account, clock: Callable[[], float]) -> Account:
+    """Add a shared account; the one that is read from the same place stays, whoever is logged in there now.
+
+    *found* is the login that is there.
+    """
     same = next((account for account in accounts.accounts if account.source == made.source), None)
     if same is None:
         return accounts.upsert(made, clock=clock)
     whose = {"user_id": made.user_id or same.user_id, "email": made.email or same.email}
-    accounts.put(same.model_copy(update=whose))
+    seen = found.model_copy(update={"rejected_refresh": same.rejected_refresh})
+    accounts.put(sources.welcomed(same.model_copy(update=whose), seen))
     return same
 
 

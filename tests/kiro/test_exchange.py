@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from kimi_core.errors import AuthUnavailable, StoreError
+from kimi_core.errors import AuthUnavailable, ConfigError, StoreError
 from kimi_core.exchange import Answer, AnswerHead, Headers, Limits, Reply, Retry
 from kimi_core.kiro.attempts import label
 from kimi_core.kiro.auth_errors import AccountDead
@@ -138,6 +138,15 @@ async def test_a_renewal_that_fails_leads_on(tmp_path):
     world.tokens.errors["a"] = AccountDead("Turned down.")
     verdict = await exchange.judge(EXPIRED)
     assert verdict.attempt.label == "label_b"
+
+
+async def test_an_account_whose_address_makes_no_sense_leads_on(tmp_path):
+    """A region or an address that no token may be sent to is that account's trouble alone."""
+    world, exchange, _ = await _opened(tmp_path, social("a"), social("b"))
+    world.tokens.errors["a"] = ConfigError("'nowhere' is no region.")
+    assert (await exchange.judge(EXPIRED)).attempt.label == "label_b"
+    await world.service.settle()
+    assert world.stored("a").last_error == "auth_failed"
 
 
 async def test_no_account_is_asked_twice_where_others_would_be_left_out(tmp_path):

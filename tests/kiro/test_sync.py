@@ -1,5 +1,6 @@
 """Import of other programs' logins, against services that rotate and revoke."""
 
+import asyncio
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from kimi_core.errors import AuthUnavailable
 from kimi_core.kiro import sources
 from kimi_core.kiro.accounts import Registry
 from kimi_core.kiro.auth import Tokens
+from kimi_core.kiro.auth_errors import AccountDead
 from kimi_core.kiro.constants import Endpoints
 from kimi_core.kiro.refresh import refresh
 from kimi_core.kiro.rotation import do
@@ -280,6 +282,64 @@ async def test_a_shared_login_that_ran_out_is_renewed_here(bench):
     assert (bench.fake.refreshes, bench.fake.reuses) == (2, 0)
 
 
+async def _logged_out(bench):
+    """Return the one account, shared with a kiro-cli whose login has ended."""
+    bench.logs_in(user="u1")
+    await bench.sync(shared=True)
+    bench.now += 4000
+    bench.fake.revoke()
+    (one,) = bench.accounts
+    with pytest.raises(AccountDead):
+        await bench.tokens.fresh(one.id)
+    assert bench.accounts[0].state == "needs_login"
+    return one
+
+
+async def test_a_shared_account_comes_back_with_a_new_login(bench):
+    """It serves again once its program has logged in again and this is synced; the dead login brings nothing back."""
+    await _logged_out(bench)
+    await bench.sync(shared=True)
+    assert bench.accounts[0].state == "needs_login"
+    bench.logs_in(user="u1")
+    await bench.sync(shared=True)
+    (one,) = bench.accounts
+    assert (one.state, one.is_healthy, one.last_error) == ("ok", True, None)
+    assert (await bench.tokens.fresh(one.id)).remaining(bench.now) > 0
+
+
+@pytest.mark.parametrize("by", ["the timer", "the user"])
+async def test_a_shared_account_comes_back_by_itself(bench, by):
+    """The proxy's timer sees the new login, and so does `accounts refresh`, which spends nothing of a good one."""
+    one = await _logged_out(bench)
+    bench.logs_in(user="u1")
+    spent = bench.fake.refreshes
+
+    ticks = [60.0]
+
+    async def tick(seconds):
+        if not ticks:
+            raise asyncio.CancelledError
+        ticks.pop()
+
+    if by == "the user":
+        await bench.tokens.insist(one.id)
+    else:
+        with pytest.raises(asyncio.CancelledError):
+            await bench.tokens.keep_fresh(frozenset, sleep=tick)
+    assert bench.accounts[0].state == "ok"
+    assert bench.fake.refreshes == spent
+
+
+async def test_insisting_renews_a_shared_login_that_ran_out(bench):
+    """Only then is its token spent."""
+    bench.logs_in(user="u1")
+    await bench.sync(shared=True)
+    (one,) = bench.accounts
+    bench.now += 4000
+    assert (await bench.tokens.insist(one.id)).remaining(bench.now) > 0
+    assert bench.fake.refreshes == 1
+
+
 async def test_an_api_key_is_shared_with_the_environment(bench):
     """The key becomes an account that is read from the environment; the document does not have it."""
     bench.environ["KIRO_API_KEY"] = "ksk_fake"
@@ -289,6 +349,20 @@ async def test_an_api_key_is_shared_with_the_environment(bench):
     assert one.auth_method == "api_key"
     assert (await bench.tokens.fresh(one.id)).access_token == "ksk_fake"
     assert "ksk_fake" not in bench.registry.document.path.read_text()
+
+
+async def test_an_odd_login_does_not_keep_the_others_out(bench, tmp_path):
+    """One whose region is none is told, with nothing spent; the next one is taken over."""
+    good = bench.fake.login("desktop", user="u1")
+    odd = {"client_id": "c", "client_secret": "s", "access_token": "a", "refresh_token": "r", "oidc_region": "nowhere"}
+    rows = [odd, {"access_token": good["accessToken"], "refresh_token": good["refreshToken"]}]
+    folder = tmp_path / ".config" / "opencode"
+    folder.mkdir(parents=True)
+    (folder / "multi-kiro.json").write_text(json.dumps({"accounts": rows}))
+    first, second = await bench.sync(new=True)
+    assert (first.outcome, second.outcome) == ("rejected", "forked")
+    assert "'nowhere' is no region" in first.text
+    assert len(bench.accounts) == 1
 
 
 async def test_lines_hold_no_secret(bench):
