@@ -199,7 +199,7 @@ class _Work:
 
 def _replace(accounts: Accounts, *, stored: Account, old: Account, new: Account) -> str:
     """Give the account its new tokens; a login that was stored meanwhile is newer and stays, so does a removal."""
-    now = accounts.get(stored.id)
+    now = accounts.get(stored.id) or _heir(accounts, stored)
     if now is None or now.refresh_token != stored.refresh_token:
         return "adopted"
     changed = {name: getattr(new, name) for name in LOGIN_FIELDS if getattr(new, name) != getattr(old, name)}
@@ -212,6 +212,14 @@ def _replace(accounts: Accounts, *, stored: Account, old: Account, new: Account)
         changed |= {"shared_base": old.shared_base if own else digest(old.refresh_token)}
     accounts.put(now.model_copy(update=changed | health | {"expires_at": new.expires_at}))
     return "refreshed"
+
+
+def _heir(accounts: Accounts, stored: Account) -> Account | None:
+    """Return the account that took over the login of *stored* while that was being renewed (`sync.identify`)."""
+    if not stored.refresh_token:
+        return None
+    known = (account for account in accounts.accounts if not account.unknown)
+    return next((account for account in known if account.refresh_token == stored.refresh_token), None)
 
 
 def _outcome(record: ForkRecord) -> str:

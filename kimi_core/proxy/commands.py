@@ -76,7 +76,7 @@ class KiroCommands:
     def accounts(self) -> str:
         """Show the accounts: who serves, who does not and why."""
         service = self._kiro().service
-        stored = service.accounts()
+        stored = _asked(service.accounts)
         lines = pool.unavailable(stored.accounts, service.clock(), in_flight=service.in_flight).reasons
         free = [
             f"{account.label or account.id}: {'active' if account.id == stored.active_account_id else 'ready'}"
@@ -94,17 +94,17 @@ class KiroCommands:
     def use(self, account: str) -> str:
         """Make an account, by its label or the beginning of its id, the active one."""
         service = self._kiro().service
-        found = service.accounts().find(account)
+        found = _asked(service.accounts).find(account)
         if len(found) != 1:
             raise CommandError(f"{account!r} names {len(found) or 'no'} accounts.")
-        service.activate(found[0].id)
+        _asked(lambda: service.activate(found[0].id))
         return f"{found[0].label or found[0].id} is the active account."
 
     @command.command("kiro.usage")
     def usage(self, anew: bool = False) -> str:
         """Show what is left of each account's plan; what is older than 5 minutes (true: any) follows in the log."""
         service = self._kiro().service
-        stored = service.accounts().accounts
+        stored = _asked(service.accounts).accounts
         for account in stored:
             if service.usage_due(account, forced=anew):
                 self._start(self._log_usage(account.id, account.label), "kiro.usage")
@@ -118,12 +118,12 @@ class KiroCommands:
     @command.command("kiro.models")
     def models(self) -> str:
         """Show the models of all accounts."""
-        return ", ".join(model.id for model in self._kiro().service.catalog().models)
+        return ", ".join(model.id for model in _asked(self._kiro().service.catalog).models)
 
     @command.command("kiro.refresh")
     def refresh(self) -> str:
         """Renew the login of every account now; the outcome follows in the log."""
-        stored = self._kiro().service.accounts().accounts
+        stored = _asked(self._kiro().service.accounts).accounts
         for account in stored:
             if account.auth_method != "api_key":  # a key never runs out
                 self._start(self._log_refresh(account.id, account.label), "kiro.refresh")
@@ -137,6 +137,14 @@ class KiroCommands:
         service = self._kiro().service
         account = await service.tokens.insist(account_id)
         logger.warning("Kiro login of %s refreshed; good for %d s.", label, account.remaining(service.clock()))
+
+
+def _asked[T](question: Callable[[], T]) -> T:
+    """Return the answer. Raises CommandError, the only kind that the console shows, where the accounts are damaged."""
+    try:
+        return question()
+    except KimiMitmError as error:
+        raise CommandError(error.sentence) from error
 
 
 async def report(work: Coroutine[object, object, None]) -> None:

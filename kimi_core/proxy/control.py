@@ -12,7 +12,7 @@ from kimi_core.errors import BadRequest, Refused
 from kimi_core.exchange import Answer, Exchange, Limits, Reply, RequestHead, Retry, Verdict
 from kimi_core.proxy import guard, record, seal, sides
 from kimi_core.proxy.fields import index, set_headers
-from kimi_core.proxy.replay import Attempt, Broken
+from kimi_core.proxy.replay import Attempt, Broken, report
 from kimi_core.proxy.stream import AnswerStream, Tape
 from kimi_core.wire.codings import decode, decoder_for
 
@@ -158,7 +158,10 @@ class ExchangeControl:
         else:
             verdict = await self.exchange.judge(_answer(attempt))
         if isinstance(verdict, Retry):
-            await self._on_retry(attempt, verdict.why, self.attempts)
+            try:
+                await self._on_retry(attempt, verdict.why, self.attempts)
+            except Exception as error:  # noqa: BLE001 - any: a record that cannot be written must not cost the request
+                report(self._on_retry, error)
             self.attempts += 1
             self._held = None
             seal.dress(attempt.flow.request, verdict.attempt)
@@ -167,6 +170,7 @@ class ExchangeControl:
             attempt.response = self._held = seal.response_for(verdict)
             attempt.decision = "reply"
         elif attempt.response is not None:
+            _undo_coding(attempt.response)
             for name, value in verdict.extra:
                 attempt.response.headers[name] = value
             attempt.decision = "relay"
@@ -204,7 +208,7 @@ class ExchangeControl:
         """
         if self.stream is None or limit != "idle":
             return None
-        return self.stream.fail(self.exchange.silence(self.limits.idle or 0))
+        return self.stream.tape.feed(self.stream.fail(self.exchange.silence(self.limits.idle or 0)))
 
     def collect(self, flow: http.HTTPFlow) -> None:
         """Have an answer that was read whole turned into what the client gets; it has not been sent yet."""
@@ -308,6 +312,15 @@ def _chunk(request: http.Request, response: http.Response) -> None:
     bodiless = request.method == "HEAD" or response.status_code in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
     if not bodiless and "content-length" not in response.headers and "transfer-encoding" not in response.headers:
         response.headers["transfer-encoding"] = "chunked"
+
+
+def _undo_coding(response: http.Response) -> None:
+    """Give the client a held answer as it would get a streamed one: in no coding, for it may have asked for none."""
+    coded = response.data.content or b""
+    plain = decode(coded, response.headers.get("content-encoding"), MAX_HELD)
+    if plain is not coded:  # a damaged one stays as it is
+        response.data.content = plain
+        response.headers.pop("content-encoding")
 
 
 def plain_body(request: http.Request, limit: int) -> bytes:

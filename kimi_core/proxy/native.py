@@ -24,6 +24,11 @@ def concerns(head: RequestHead, providers: Sequence[Provider]) -> bool:
     return any((head.host.lower(), head.port) in provider.origins() for provider in providers)
 
 
+def _login(headers: http.Headers, name: str) -> str:
+    """Return the value of a field in one piece; HTTP/2 may have split a cookie (RFC 9113 §8.2.3)."""
+    return ("; " if name == "cookie" else ", ").join(headers.get_all(name))
+
+
 class NativeControl(PassingControl):
     """Has a request go out with what the client sent, while the flow shows a label in place of its login."""
 
@@ -34,7 +39,8 @@ class NativeControl(PassingControl):
         self._stream = AnswerStream(None, None, Tape(record_limit))
         self._kept = False
         self.origin = (flow.request.scheme, flow.request.host, flow.request.port)
-        self.logins = {name: flow.request.headers[name] for name in CREDENTIALS if name in flow.request.headers}
+        headers = flow.request.headers
+        self.logins = {name: _login(headers, name) for name in CREDENTIALS if name in headers}
         self.logins |= logins or {}
         for name in self.logins:
             flow.request.headers[name] = LABEL

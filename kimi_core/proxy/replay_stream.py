@@ -64,6 +64,7 @@ COLLECTED_BYTES = 256 * 1024 * 1024  # of an answer that is read whole; the long
 HELD_SECONDS = 3.0  # and one that does not end is not waited for longer than a person would
 LONGEST_WAKEUP = 30.0  # seconds; a pending wakeup keeps a finished stream in memory, so none is long
 
+MULTIPLEXED = frozenset({b"h2", b"h3"})  # protocols (ALPN) that have frames: for trailers, for the end of a body
 FIRST_STATUS, LAST_STATUS = 200, 599  # of a final answer (RFC 9110 §15)
 MALFORMED = "the head of its answer breaks the rules of HTTP"
 UNCHECKED = "The connection to the service could not be checked, so nothing was sent."
@@ -203,17 +204,14 @@ class ReplayStream(StockStream):
             except StopIteration:
                 return
             control = self._control
-            if isinstance(command, SendHttp) and command.connection is not self.context.client and control:
-                if isinstance(command.event, RequestHeaders):
-                    sealed = guarded(None, control.seal, twin(command.event.request))
-                    if sealed is None:
-                        steps.close()  # the rest of the request must not follow
-                        steps, reply = self._refuse(UNSEALED), None
-                        continue
-                    command.event.request = _framed(sealed, command)
-                elif isinstance(command.event, RequestEndOfMessage):
-                    self._since = clock()
-                command.event.stream_id = self._upstream_id
+            if control and isinstance(command, SendHttp) and command.connection is not self.context.client:
+                if isinstance(command.event, RequestTrailers) and command.connection.alpn not in MULTIPLEXED:
+                    reply = None
+                    continue  # mitmproxy cannot send them over HTTP/1.1, and crashes (see `trailers`)
+                if not self._make_ready(command, control):
+                    steps.close()  # the rest of the request must not follow
+                    steps, reply = self._refuse(UNSEALED), None
+                    continue
             reply = yield command
             if isinstance(command, commands.StartHook):
                 self._control = control_of(self.flow)
@@ -222,6 +220,18 @@ class ReplayStream(StockStream):
             elif isinstance(command, HttpRequestHeadersHook) and self._answered_early():
                 steps.close()
                 steps, reply = self._answer_early(), None
+
+    def _make_ready(self, command: SendHttp, control: Control) -> bool:
+        """Give what goes to the server what the attempt has of its own; False where the secrets cannot be put in."""
+        if isinstance(command.event, RequestHeaders):
+            sealed = guarded(None, control.seal, twin(command.event.request))
+            if sealed is None:
+                return False
+            command.event.request = _framed(sealed, command)
+        elif isinstance(command.event, RequestEndOfMessage):
+            self._since = clock()
+        command.event.stream_id = self._upstream_id
+        return True
 
     # --- the request -------------------------------------------------------------------------------------------
 
@@ -339,7 +349,7 @@ class ReplayStream(StockStream):
             if final and guarded(False, control.holds, self.flow, event.response):
                 self.server_state = self.state_held
                 return
-            if final and not event.end_stream and guarded(False, control.peeks, self.flow, event.response):
+            if final and guarded(False, control.peeks, self.flow, event.response):
                 self.server_state = self.state_peek
                 return
         yield from super().state_wait_for_response_headers(event)
@@ -415,6 +425,7 @@ class ReplayStream(StockStream):
     def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Steps[None]:
         """Have a broken attempt judged while the client has seen nothing of it, end a broken answer in good order."""
         if isinstance(event, ResponseProtocolError) and self._control is not None:
+            event.message = event.message.replace("reset by client", "reset by server")  # it says so of either side
             if self.server_state == self.state_held:
                 yield from self._judge_held(complete=False)
                 return
@@ -602,11 +613,19 @@ class ReplayStream(StockStream):
 
 
 def _framed(request: http.Request, command: SendHttp) -> http.Request:
-    """Say where the body ends: HTTP/2 need not, and mitmproxy then sends HTTP/1.1 a body that no server can tell."""
+    """Fit *request* to the connection that it leaves by.
+
+    HTTP/2 need not say where a body ends, and mitmproxy then sends HTTP/1.1 one that no server can tell. And a
+    connection of HTTP/1.1 that serves a client of HTTP/2 is used for one request alone; mitmproxy closes it after that
+    by the version of the request, else it would stand open, and five of them keep every further request waiting.
+    """
     assert isinstance(command.event, RequestHeaders)
-    needless = command.event.end_stream or command.connection.alpn in {b"h2", b"h3"}
-    framing = {b"content-length", b"transfer-encoding"}
-    if not (needless or any(name.lower() in framing for name, _ in request.headers.fields)):
+    multiplexed = command.connection.alpn in MULTIPLEXED
+    if not multiplexed:
+        request.http_version = command.event.request.http_version
+    needless = command.event.end_stream or multiplexed
+    framed = "content-length" in request.headers or "transfer-encoding" in request.headers
+    if not (needless or framed):
         request.headers["transfer-encoding"] = "chunked"
     return request
 

@@ -16,6 +16,7 @@ from kimi_core.kiro.auth_errors import AccountDead, NoAccount
 from kimi_core.kiro.constants import Endpoints
 from kimi_core.kiro.records import ForkRecord, Source
 from kimi_core.kiro.rotation import LOCKS, SECOND_LOOK, WRITE_PAUSES, Job, do
+from kimi_core.kiro.sync import Person, identify
 from kimi_core.store import Document
 from kimi_core.tokens import digest
 from tests.kiro.stand_ins import HEADERS, NOW, account, nowhere, stored
@@ -99,6 +100,28 @@ async def test_a_due_account_is_refreshed_and_stored(bench):
     assert (now.access_token, now.refresh_token, now.request_count) == ("fake-access-2", "fake-refresh-2", 7)
     assert now.model_extra == {"their_key": "keep"}
     assert not now.due(NOW)
+
+
+async def test_an_account_that_was_merged_meanwhile_hands_its_new_login_on(bench):
+    """Who turns out to be another account while its token is being spent has the successor kept there."""
+    twin = stored(bench.folder, account(1, user_id="u"))
+    one = stored(bench.folder, account(2, left=-1))
+    bench.meanwhile = lambda: bench.registry.update(lambda accounts: identify(accounts, one.id, Person("u")))
+    bench.answers = [pair(3)]
+    assert await bench.do(account_id=one.id) == "refreshed"
+    (left,) = bench.registry.load().accounts
+    assert (left.id, left.access_token, left.refresh_token) == (twin.id, "fake-access-3", "fake-refresh-3")
+
+
+async def test_an_account_that_was_removed_meanwhile_stays_away(bench):
+    """The user's word counts, and nobody else has its login."""
+    stored(bench.folder, account(1))
+    one = stored(bench.folder, account(2, left=-1))
+    bench.meanwhile = lambda: bench.registry.update(lambda accounts: accounts.remove(one.id))
+    bench.answers = [pair(3)]
+    assert await bench.do(account_id=one.id) == "adopted"
+    (left,) = bench.registry.load().accounts
+    assert left.refresh_token == "fake-refresh-1"
 
 
 @pytest.mark.parametrize(

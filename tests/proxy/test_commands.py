@@ -122,6 +122,16 @@ def test_accounts_say_who_serves_and_who_does_not(kiro):
     assert "kimi-mitm login kiro" in commands.accounts()
 
 
+@pytest.mark.parametrize("ask", ["accounts", "usage", "refresh", "use"])
+def test_damaged_accounts_are_said_in_the_console(kiro, ask):
+    """A CommandError is what mitmproxy shows; every other error it takes for a crash."""
+    commands, world, started = kiro
+    world.service.registry.document.path.write_text("{")
+    with pytest.raises(CommandError, match="damaged"):
+        getattr(commands, ask)(*(["a"] if ask == "use" else []))
+    assert not started
+
+
 async def test_another_account_can_be_made_the_active_one(kiro):
     """The command kiro.use takes a label or the beginning of an id; what names none is refused."""
     commands, world, _ = kiro

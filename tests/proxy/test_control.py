@@ -214,6 +214,37 @@ def test_silence_in_mid_stream_ends_with_an_error():
     control.open_stream(flow)
     assert control.cut(flow, "upstream") is None
     assert control.cut(flow, "idle") == b"<upstream_error>"
+    control.keep(flow)
+    assert flow.response.content == b"<upstream_error>"
+
+
+@pytest.mark.parametrize("body", [gzip.compress(b"no"), b"damaged"])
+async def test_a_held_answer_is_relayed_in_no_coding(body):
+    """Its client may not have asked for the one that the identity asks for; what cannot be decoded stays as it is."""
+    flow, control, _ = _control(Relay())
+    response = _answered(flow, 429, {"content-encoding": "gzip"})
+    response.data.content = body
+    failed = Attempt(flow, 1, response=response)
+    await control.judge(failed)
+    assert failed.decision == "relay"
+    plain = body != b"damaged"
+    assert response.data.content == (b"no" if plain else body)
+    assert ("content-encoding" in response.headers) is not plain
+
+
+async def test_what_cannot_be_recorded_is_sent_again_all_the_same(caplog):
+    """A full disk where flows are saved costs a record, and no request."""
+
+    async def fail(*_):
+        raise OSError(f"no room for {SECRET}")
+
+    flow = tflow.tflow()
+    control = ExchangeControl(flow, FakeExchange(Retry(attempt(), "401")), record_limit=100, on_retry=fail)
+    failed = Attempt(flow, 1, response=_answered(flow, 401))
+    await control.judge(failed)
+    assert (failed.decision, control.attempts) == ("retry", 2)
+    assert "OSError" in caplog.text
+    assert SECRET not in caplog.text
 
 
 def test_answers_can_be_judged_by_their_first_bytes():

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from mitmproxy import connection, http
 
 from kimi_core.exchange import Limits
-from kimi_core.proxy import replay, replay_stream
+from kimi_core.proxy import replay, replay_stream, seal
 from tests.proxy.driver import Driver
+from tests.proxy.stand_ins import attempt
 
 PROTOCOLS = [("h1", "h1"), ("h1", "h2"), ("h2", "h1"), ("h2", "h2")]
 SECRET = "fake-access-1"
@@ -396,6 +397,20 @@ def test_trailers_of_a_streamed_answer_do_not_hang_the_client(drive, client):
     assert (driver.answer.body, driver.answer.ended) == (b"body", True)
 
 
+@pytest.mark.parametrize(("upstream", "passed"), [("h1", {}), ("h2", {"x-trailer": "1"})])
+def test_trailers_of_a_request_go_where_they_can(drive, upstream, passed):
+    """Over HTTP/1.1 mitmproxy would crash at them; a service that speaks HTTP/2 gets them."""
+    policy = Policy()
+    policy.decide = lambda attempt: None
+    driver = drive(policy, ("h2", upstream))
+    key = driver.request(whole=False)
+    driver.peer.conn.send_headers(key, [("x-trailer", "1")], end_stream=True)
+    driver.receive(driver.client, driver.peer.conn.data_to_send())
+    driver.respond(200, b"ok")
+    assert driver.answer.body == b"ok"
+    assert [(m.body, m.trailers or {}) for _, m in driver.requests] == [(b"body", passed)]
+
+
 def test_trailers_of_a_request_are_sent_again(drive):
     """The second attempt ends with the same trailers as the first."""
     driver = drive(None, ("h2", "h2"))
@@ -667,6 +682,23 @@ def test_peek_at_the_end_of_an_answer(drive):
     assert policy.attempts[0].complete
 
 
+@pytest.mark.parametrize("protocols", PROTOCOLS, ids="-".join)
+def test_an_answer_without_a_body_is_looked_into_as_well(drive, protocols):
+    """Over HTTP/2 its head is all of it; that it is empty may be what makes it a failure."""
+
+    class Empty(Peeking):
+        def peek(self, flow, data, ended):
+            return False if ended and not data else super().peek(flow, data, ended)
+
+    policy = Empty()
+    driver = drive(policy, protocols)
+    driver.request()
+    driver.respond(200, b"", EVENT_STREAM)
+    assert policy.attempts[0].complete
+    driver.respond(200, b"good", EVENT_STREAM)
+    assert (driver.answer.body, driver.answer.ended) == (b"good", True)
+
+
 def test_peek_has_an_end(drive):
     """An answer that stays unclear for too long is relayed."""
     policy = Policy()
@@ -690,6 +722,32 @@ def test_peek_that_breaks_off_is_a_failed_attempt(drive, protocols):
     assert policy.attempts[0].error
     driver.respond(200, b"fine")
     assert driver.answer.body == b"fine"
+
+
+def test_who_reset_the_answer_is_said(drive):
+    """The reset of either side is the client's in mitmproxy's words."""
+    policy = Policy()
+    policy.decide = lambda attempt: None
+    driver = drive(policy, ("h1", "h2"))
+    driver.request()
+    driver.break_off()
+    assert "reset by server" in policy.attempts[0].error
+    assert "client" not in policy.attempts[0].error
+
+
+def test_connections_that_serve_a_client_of_http2_once_are_closed(drive):
+    """Of HTTP/1.1 none is used twice for a client of HTTP/2, and five that stand open are all that mitmproxy has."""
+
+    class Sealing(Policy):
+        def seal(self, request):
+            return seal.unlabelled(request, attempt())
+
+    driver = drive(Sealing(), ("h2", "h1"))
+    for _ in range(6):
+        driver.request()
+        driver.respond(200, b"ok", EVENT_STREAM)
+    assert len(driver.upstreams) == 6
+    assert {up.conn.state for up in driver.upstreams} == {connection.ConnectionState.CLOSED}
 
 
 # --- permit and seal
