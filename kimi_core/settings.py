@@ -20,7 +20,7 @@ type Thinking = Literal["plugin", "kimi-cli", "kimi-code"]
 type Region = Literal["cn", "global"]
 
 
-_VERSION = r"^(\d[\w.-]{0,31})?$"
+_VERSION = r"^([0-9][0-9A-Za-z_.-]{0,31})?$"  # of ASCII: to compile all of Unicode's digits takes long
 _HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(?:\.(?!-)[a-z0-9-]{1,63})*", re.IGNORECASE)
 
 SECRETS = ("kimi_client_key",)  # their values are not repeated in messages

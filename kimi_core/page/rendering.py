@@ -1,7 +1,7 @@
-"""The page's record as HTML, and the files that the HTML names: style sheet, script, icon.
+"""The page's record as HTML.
 
 Everything is escaped by the template engine; no style and no script stands in the HTML itself, so that the policy in
-`CONTENT_SECURITY_POLICY` holds without exceptions.
+`files.CONTENT_SECURITY_POLICY` holds without exceptions.
 """
 
 from __future__ import annotations
@@ -10,22 +10,12 @@ import hashlib
 import json
 from dataclasses import replace
 from functools import cache
-from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from kimi_core.page import words
 from kimi_core.page.state import Page, total_of
 
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-ASSETS = {  # name -> media type
-    "page.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
-    "icon.svg": "image/svg+xml",
-}
 FILTERS = (
     words.iso, words.clock, words.full, words.ago, words.until, words.age, words.rest, words.seconds, words.count,
     words.short, words.cost, words.share, words.parted, words.spoken, words.status,
@@ -46,12 +36,6 @@ def version(page: Page) -> str:
     """Return a word that changes when the record does (an entity tag), whatever time it is."""
     timeless = replace(page, now=0.0, providers=tuple(replace(each, blocks=()) for each in page.providers))
     return hashlib.sha256(json.dumps(timeless.to_json(), sort_keys=True).encode()).hexdigest()[:32]
-
-
-@cache
-def asset(name: str) -> bytes:
-    """Return one of `ASSETS`."""
-    return resources.files(__package__).joinpath("assets", name).read_bytes()
 
 
 @cache

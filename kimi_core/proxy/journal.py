@@ -14,10 +14,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from kimi_core import later
 from kimi_core.exchange import Story
-from kimi_core.page.state import Entry, Journal, Outcome, Total
+
+if TYPE_CHECKING:
+    from kimi_core.page import state
+else:
+    state = later.module("kimi_core.page.state")
 
 KEPT = 50  # exchanges that are listed after their end
 MOST_RUNNING = 1000  # exchanges under way that are known of; more at once than any machine's clients make
@@ -84,10 +89,10 @@ class Recorder:
         self._clock = clock
         self._day = day
         self._open: OrderedDict[str, _Open] = OrderedDict()
-        self._ended: deque[Entry] = deque(maxlen=KEPT)
+        self._ended: deque[state.Entry] = deque(maxlen=KEPT)
         self._minute = -1.0
         self._today = day(clock())
-        self._totals: dict[str, Total] = {}
+        self._totals: dict[str, state.Total] = {}
 
     def begin(self, key: str, arrival: Arrival, story: Story) -> None:
         """Note that the exchange *key* is under way; *story* is read as it grows."""
@@ -105,21 +110,21 @@ class Recorder:
         """Note a request that was answered here, before there was an exchange: refused, or out of what is known."""
         self._add(self._entry(arrival, {}, end))
 
-    def journal(self) -> Journal:
+    def journal(self) -> state.Journal:
         """Return what there is to show now."""
         self._turn(self._clock())
         newest = list(reversed(self._open.values()))[:RUNNING_SHOWN]
-        return Journal(
+        return state.Journal(
             running=tuple(_under_way(each) for each in newest),
             ended=tuple(reversed(self._ended)),
             today=tuple(self._totals[name] for name in sorted(self._totals)),
             running_count=len(self._open),
         )
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: state.Entry) -> None:
         self._turn(self._clock())
         self._ended.append(entry)
-        total = self._totals.get(entry.provider) or Total(entry.provider)
+        total = self._totals.get(entry.provider) or state.Total(entry.provider)
         self._totals[entry.provider] = total.plus(entry)
 
     def _turn(self, now: float) -> None:
@@ -135,12 +140,12 @@ class Recorder:
             self._today = day
             self._totals.clear()
 
-    def _entry(self, arrival: Arrival, facts: Mapping[str, Any], end: End) -> Entry:
+    def _entry(self, arrival: Arrival, facts: Mapping[str, Any], end: End) -> state.Entry:
         fault = _fault(end.fault)
         if fault == CLIENT_LEFT and facts.get("finish"):
             fault = None  # it had everything: clients close the connection at the last event
         reason = _word(facts.get("reason")) or _word(facts.get("error")) or end.reason or fault
-        return Entry(
+        return state.Entry(
             at=arrival.at,
             client=client_name(arrival.user_agent),
             outcome=_outcome(end, reason),
@@ -155,12 +160,12 @@ class Recorder:
         )
 
 
-def _under_way(known: _Open) -> Entry:
+def _under_way(known: _Open) -> state.Entry:
     arrival = known.arrival
-    return Entry(
+    return state.Entry(
         at=arrival.at,
         client=client_name(arrival.user_agent),
-        outcome=Outcome.running,
+        outcome=state.Outcome.running,
         provider=arrival.provider,
         operation=arrival.operation,
         **_told(known.story.facts),
@@ -180,11 +185,11 @@ def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _outcome(end: End, reason: str | None) -> Outcome:
+def _outcome(end: End, reason: str | None) -> state.Outcome:
     if reason == CLIENT_LEFT:
-        return Outcome.left
+        return state.Outcome.left
     bad = end.status is None or end.status >= HTTPStatus.BAD_REQUEST or reason is not None
-    return Outcome.failed if bad else Outcome.ok
+    return state.Outcome.failed if bad else state.Outcome.ok
 
 
 def _fault(sentence: str | None) -> str | None:

@@ -10,30 +10,39 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from kimi_core import later
 from kimi_core.blocks.place import Key, Place
 from kimi_core.errors import Refused, StoreError
 from kimi_core.exchange import JSON, Headers, Reply, RequestHead, reply_for
 from kimi_core.kimi.provider import Kimi
 from kimi_core.kiro.condition import SERVING, State, condition
 from kimi_core.kiro.provider import Kiro
-from kimi_core.page import kimi as kimi_page
-from kimi_core.page import kiro as kiro_page
-from kimi_core.page import rendering
-from kimi_core.page.state import Page, Provider
+from kimi_core.page import files
 from kimi_core.proxy import guard
 from kimi_core.proxy.control import RefusedControl
 from kimi_core.proxy.journal import Recorder
 from kimi_core.proxy.key import AUTO, key_path
 from kimi_core.settings import Settings
 
+if TYPE_CHECKING:
+    from kimi_core.page import kimi as kimi_page
+    from kimi_core.page import kiro as kiro_page
+    from kimi_core.page import rendering, state
+else:
+    kimi_page = later.module("kimi_core.page.kimi")
+    kiro_page = later.module("kimi_core.page.kiro")
+    rendering = later.module("kimi_core.page.rendering")
+    state = later.module("kimi_core.page.state")
+
 ASK_EVERY = 300.0  # seconds for which what is left of a plan counts as known, and between two tries to learn it
 ASKED = SERVING | {State.cooling, State.quota}  # accounts that can answer what is left of them
 HTML = "text/html; charset=utf-8"
-PATHS = frozenset({"/", "/status.html", "/status.json", *(f"/{name}" for name in rendering.ASSETS)})
+PATHS = frozenset({"/", "/status.html", "/status.json", *(f"/{name}" for name in files.ASSETS)})
 METHODS = frozenset({"GET", "HEAD"})
 SECURITY = (
-    ("content-security-policy", rendering.CONTENT_SECURITY_POLICY),
+    ("content-security-policy", files.CONTENT_SECURITY_POLICY),
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),
     ("cross-origin-resource-policy", "same-origin"),
@@ -92,12 +101,12 @@ class StatusPage:
                 error, "openai", Headers([("www-authenticate", 'Basic realm="kimi-mitm"')] if asks else [])
             )
         name = path.removeprefix("/")
-        if name in rendering.ASSETS:
-            return _reply(rendering.asset(name), rendering.ASSETS[name])
+        if name in files.ASSETS:
+            return _reply(files.asset(name), files.ASSETS[name])
         page = self.page(address)
         return _reply(rendering.html(page).encode(), HTML) if path == "/" else self._part(path, page, head.headers)
 
-    def _part(self, path: str, page: Page, asked: Headers) -> Reply:
+    def _part(self, path: str, page: state.Page, asked: Headers) -> Reply:
         """Return what the script asks for, or 304 where it has that already (RFC 9110 §13.1.2)."""
         tag = f'"{rendering.version(page)}"'
         extra = (("etag", tag), ("x-kimi-mitm-version", self._version))
@@ -107,7 +116,7 @@ class StatusPage:
             return _reply(rendering.fragment(page).encode(), HTML, *extra)
         return _reply(json.dumps(page.to_json()).encode(), JSON, *extra)
 
-    def page(self, address: tuple[str, int]) -> Page:
+    def page(self, address: tuple[str, int]) -> state.Page:
         """Return all that is known now, and have what is old asked for beside."""
         host, port = address
         listening = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -115,7 +124,7 @@ class StatusPage:
         providers = [self._of_kimi(now, f"http://{listening}")]
         if self._kiro is not None:
             providers.append(self._of_kiro(self._kiro, now, f"http://{listening}"))
-        return Page(
+        return state.Page(
             version=self._version,
             now=now,
             started_at=self._started_at,
@@ -124,7 +133,7 @@ class StatusPage:
             journal=self._recorder.journal(),
         )
 
-    def _of_kimi(self, now: float, proxy_url: str) -> Provider:
+    def _of_kimi(self, now: float, proxy_url: str) -> state.Provider:
         home = self._kimi.home
         statuses = [served.account.session.status() for served in self._kimi.served]
         old = home.usage is None or now - home.usage.fetched_at >= ASK_EVERY
@@ -133,7 +142,7 @@ class StatusPage:
         place = self._place(proxy_url, home.site.base, "kimi")
         return kimi_page.provider(statuses, home.usage, home.cache.catalog, place)
 
-    def _of_kiro(self, kiro: Kiro, now: float, proxy_url: str) -> Provider:
+    def _of_kiro(self, kiro: Kiro, now: float, proxy_url: str) -> state.Provider:
         service = kiro.service
         try:
             stored, catalog = service.accounts(), service.catalog()

@@ -8,15 +8,23 @@ side of the flow looked like (`sides`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from mitmproxy import contentviews, http
 from mitmproxy.contentviews import Contentview, Metadata
 
+from kimi_core import later
 from kimi_core.proxy import record, sides
-from kimi_core.view import answer, eventstream, request
 from kimi_core.view.text import Page, size
 from kimi_core.wire.codings import decode
 from kimi_core.wire.eventstream import CONTENT_TYPE as EVENT_STREAM
+
+if TYPE_CHECKING:
+    from kimi_core.view import answer, eventstream, request
+else:
+    answer = later.module("kimi_core.view.answer")
+    eventstream = later.module("kimi_core.view.eventstream")
+    request = later.module("kimi_core.view.request")
 
 CHOSEN = 2.0  # mitmproxy's own views say 1 at the most
 NEVER = -1.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kimi_core.page import rendering
+from kimi_core.page import files, rendering
 from kimi_core.page.state import Level, Outcome, Provider, Token, Total
 from tests.page.made import NOW, block, entry, login, page
 
@@ -171,16 +171,16 @@ def test_nothing_in_the_html_needs_an_exception_from_the_policy():
     assert "style" not in seen.tags
     assert re.findall(r"<script[^>]*>(.*?)</script>", html, re.DOTALL) == [""]
     assert all(address.startswith(("/", "#")) for address in seen.values("href") + seen.values("src"))
-    assert "unsafe" not in rendering.CONTENT_SECURITY_POLICY
-    assert "default-src 'none'" in rendering.CONTENT_SECURITY_POLICY
+    assert "unsafe" not in files.CONTENT_SECURITY_POLICY
+    assert "default-src 'none'" in files.CONTENT_SECURITY_POLICY
 
 
 def test_the_files_it_names_are_there():
     """Style sheet, script and icon come with the package, and name no other place."""
     html = rendering.html(page())
-    for name in rendering.ASSETS:
+    for name in files.ASSETS:
         assert f'"/{name}"' in html
-        assert b"://" not in rendering.asset(name).replace(b"http://www.w3.org/2000/svg", b"")
+        assert b"://" not in files.asset(name).replace(b"http://www.w3.org/2000/svg", b"")
 
 
 def test_the_version_follows_the_record_and_not_the_clock():

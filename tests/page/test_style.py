@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from kimi_core.page import rendering
+from kimi_core.page import files
 
-CSS = rendering.asset("page.css").decode()
+CSS = files.asset("page.css").decode()
 ENOUGH = 4.5  # WCAG 2.2, 1.4.3: contrast of text
 VISIBLE = 3.0  # 1.4.11: contrast of what is no text
 

@@ -11,7 +11,7 @@ from kimi_core.kimi.session import SessionStatus
 from kimi_core.kimi.usage import Row, Usage
 from kimi_core.kiro.provider import Kiro
 from kimi_core.outbound import Outbound
-from kimi_core.page import rendering
+from kimi_core.page import files
 from kimi_core.proxy import status
 from kimi_core.proxy.journal import Arrival, End, Recorder
 from kimi_core.proxy.status import ASK_EVERY, StatusPage
@@ -183,7 +183,7 @@ def test_what_the_script_has_already_is_not_sent_again(stage):
     stage.world.now += 2
     again = stage.get("/status.html", headers=[("if-none-match", tag)])
     assert (again.status, again.body, again.headers.get("etag")) == (304, b"", tag)
-    assert again.headers.get("content-security-policy") == rendering.CONTENT_SECURITY_POLICY
+    assert again.headers.get("content-security-policy") == files.CONTENT_SECURITY_POLICY
     stage.recorder.answered(Arrival(NOW, "curl", "kimi", "chat"), End(200))
     assert stage.get("/status.html", headers=[("if-none-match", tag)]).status == 200
 
