@@ -8,7 +8,8 @@ before it is used (`rotation`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 
 from kimi_core.kiro.accounts import Accounts, Registry
 
@@ -23,7 +24,9 @@ class Notebook:
     def __init__(self, registry: Registry, linger: float = LINGER) -> None:
         self._registry = registry
         self._linger = linger
-        self._notes: list[Alteration] = []  # not written yet
+        self._taking = threading.Lock()
+        self._notes: list[Alteration] = []  # nobody writes these yet
+        self._writing: list[Alteration] = []  # under way to the disk
         self._stored: Accounts | None = None  # what `_view` was made of
         self._view = Accounts()
         self._shown = 0  # how many of the notes are in `_view`
@@ -36,14 +39,17 @@ class Notebook:
         stored = self._registry.current()
         if stored is not self._stored:
             self._stored, self._view, self._shown = stored, stored.copied(), 0
-        for alter in self._notes[self._shown :]:
+        with self._taking:
+            notes = [*self._writing, *self._notes]
+        for alter in notes[self._shown :]:
             alter(self._view)
-        self._shown = len(self._notes)
+        self._shown = len(notes)
         return self._view
 
     def add(self, alter: Alteration) -> None:
         """Note a change; `write` is to run some time after."""
-        self._notes.append(alter)
+        with self._taking:
+            self._notes.append(alter)
 
     async def write(self) -> None:
         """Write what is noted until nothing is left. Raises StoreError; the notes that could not be written are gone.
@@ -52,20 +58,27 @@ class Notebook:
         """
         while self._notes:
             await asyncio.sleep(self._linger)
-            notes = tuple(self._notes)
             try:
-                await asyncio.to_thread(self._registry.update, lambda stored, notes=notes: _apply(notes, stored))
+                await asyncio.to_thread(self._write_rest)
             finally:
-                del self._notes[: len(notes)]
-                self._stored = None
+                self._writing, self._stored = [], None
 
     def flush(self) -> None:
-        """Write what is noted now. Raises StoreError."""
-        notes, self._notes, self._stored = tuple(self._notes), [], None
+        """Write now what is noted and nobody writes yet. Raises StoreError."""
+        try:
+            self._write_rest()
+        finally:
+            self._writing, self._stored = [], None
+
+    def _write_rest(self) -> None:
+        """Write what is noted. Each note is taken once: the thread of a `write` that was cancelled goes on."""
+        with self._taking:
+            notes, self._notes = self._notes, []
+            self._writing = [*self._writing, *notes]
         if notes:
             self._registry.update(lambda stored: _apply(notes, stored))
 
 
-def _apply(notes: tuple[Alteration, ...], stored: Accounts) -> None:
+def _apply(notes: Sequence[Alteration], stored: Accounts) -> None:
     for alter in notes:
         alter(stored)

@@ -1,3 +1,6 @@
+import asyncio
+import threading
+
 import pytest
 
 from kimi_core.errors import StoreBusy
@@ -101,3 +104,29 @@ def test_what_is_loaded_to_be_altered_is_a_copy(registry):
     loaded.forks["x"] = None
     assert label(registry.current()) == "first"
     assert registry.current().forks == {}
+
+
+async def test_what_is_being_written_is_written_once(registry):
+    """A write that is cancelled goes on in its thread; what a flush writes then is the rest."""
+    notebook = Notebook(registry, linger=0.0)
+    begun, go_on, over = asyncio.Event(), threading.Event(), asyncio.Event()
+    loop, update = asyncio.get_running_loop(), registry.update
+
+    def slow(change):
+        loop.call_soon_threadsafe(begun.set)
+        go_on.wait(10)
+        update(change)
+        loop.call_soon_threadsafe(over.set)
+
+    notebook.add(counted)
+    registry.update = slow
+    writing = asyncio.create_task(notebook.write())
+    await begun.wait()
+    registry.update = update
+    notebook.add(counted)
+    assert notebook.accounts().get("one").request_count == 2
+    writing.cancel()
+    notebook.flush()
+    go_on.set()
+    await over.wait()
+    assert registry.load().get("one").request_count == 2
