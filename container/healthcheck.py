@@ -1,11 +1,13 @@
 """Exit with 0 where the proxy of this container answers on its /health, with 1 otherwise.
 
 It knows the port from the command line of the container's first process, so that ``-p 9090`` needs no second mention.
+A ``listen_port`` in mitmproxy's config.yaml it does not see: in a container the port belongs on the command line.
 """
 
 from __future__ import annotations
 
 import http.client
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +15,14 @@ from pathlib import Path
 FIRST_PROCESS = Path("/proc/1/cmdline")
 DEFAULT_PORT = 8080  # mitmproxy's own
 PATIENCE = 3.0  # seconds, below the five that the Containerfile gives
-PORT_OPTIONS = ("-p", "--listen-port")
+# every way to write it: -p 9090, -p9090, --listen-port 9090, --listen-port=9090, --set listen_port=9090
+_PORT = re.compile(r"\0(?:-p[\0=]?|--listen-port[\0=]|--set[\0=]listen_port=)(\d{1,5})(?=\0)")
 
 
 def port_of(words: Sequence[str]) -> int:
     """Return the port that a command line of mitmdump names, the last one if there are several."""
-    port = DEFAULT_PORT
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        name, _, value = word.partition("=")
-        if name in PORT_OPTIONS and (value or following).isdecimal():
-            port = int(value or following)
-    return port
+    found = _PORT.findall("\0".join(["", *words, ""]))
+    return int(found[-1]) if found else DEFAULT_PORT
 
 
 def healthy(port: int) -> bool:

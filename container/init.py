@@ -7,6 +7,7 @@ takes note of their end, without which each of them would stay in the table of p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -25,8 +26,13 @@ def run(words: Sequence[str], patience: int = PATIENCE) -> int:
     """Run *words*, wait for every process that is left to this one, and return the exit code of the command."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is somebody to pass them on to
     command = os.posix_spawnp(words[0], [*words], os.environ, setsigmask=before)
+
+    def pass_on(number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended a moment ago
+            os.kill(command, number)
+
     for number in PASSED_ON:
-        signal.signal(number, lambda received, _: os.kill(command, received))
+        signal.signal(number, pass_on)
     signal.signal(signal.SIGALRM, _too_late)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     code = 0

@@ -137,10 +137,10 @@ def _state(account: Account, now: float) -> State:
 
 def _login(account: Account) -> str:
     """Return how to log the account in again."""
-    if account.source is not None:
-        return "log in again in the program that it is read from"
     if account.auth_method == "api_key":
         return "put a key that is good into KIRO_API_KEY, then: kimi-mitm accounts sync"
+    if account.source is not None:
+        return "log in again in the program that it is read from"
     if account.auth_method == "external_idp":
         return "log in again with kiro-cli, then: kimi-mitm accounts sync"
     if account.auth_method == "desktop":

@@ -58,6 +58,7 @@ def test_every_state_is_in_the_table():
         ({"auth_method": "idc"}, "kimi-mitm login kiro"),
         ({"auth_method": "external_idp"}, "kiro-cli, then: kimi-mitm accounts sync"),
         ({"auth_method": "api_key"}, "KIRO_API_KEY"),
+        ({"auth_method": "api_key", "source": {"kind": "environment", "path": "K"}}, "put a key that is good"),
         ({"source": {"kind": "kiro-cli", "path": "/x"}}, "in the program that it is read from"),
     ],
 )  # fmt: skip
