@@ -80,14 +80,13 @@ async def approval[T](
     deadline: float,
     interval: float,
     on_wait: Callable[[float, float], None],
-    expired: type[LoginExpired] = LoginExpired,
     clock: Clock = time.time,
     sleep: Sleep = asyncio.sleep,
 ) -> T:
     """Call *poll* every *interval* seconds until it gives a result, and return that.
 
     Between polls *on_wait* is called about every second with the seconds left until *deadline* (by *clock*) and the
-    present pace. Raises *expired* at the deadline, LoginError after failed polls in a row, and what *poll* raises.
+    present pace. Raises LoginExpired at the deadline, LoginError after failed polls in a row, and what *poll* raises.
     """
     pace = interval
     failures = 0
@@ -104,13 +103,13 @@ async def approval[T](
             on_wait(deadline - clock(), pace)
             await sleep(min(COUNTDOWN, wait))
         if clock() >= deadline:
-            raise expired(RAN_OUT)
+            raise LoginExpired(RAN_OUT)
 
 
-def undecided(error: str, expired: type[LoginExpired] = LoginExpired) -> Pending | None:
+def undecided(error: str) -> Pending | None:
     """Return how to go on after the *error* of a poll (RFC 8628 §3.5), None where it is none of these.
 
-    Raises LoginDenied, and *expired* where the code ran out.
+    Raises LoginDenied, and LoginExpired where the code ran out.
     """
     match error:
         case "authorization_pending":
@@ -118,7 +117,7 @@ def undecided(error: str, expired: type[LoginExpired] = LoginExpired) -> Pending
         case "slow_down":
             return Pending(slower=SLOW_DOWN)
         case "expired_token":
-            raise expired(RAN_OUT)
+            raise LoginExpired(RAN_OUT)
         case "access_denied":
             raise LoginDenied("The login was refused in the browser.")
     return None

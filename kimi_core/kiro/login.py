@@ -28,7 +28,7 @@ from kimi_core.device_flow import (
     printable,
     undecided,
 )
-from kimi_core.errors import ConfigError, LoginError
+from kimi_core.errors import ConfigError, LoginError, LoginExpired
 from kimi_core.exchange import Headers
 from kimi_core.kiro.accounts import Account, Registry, new_id
 from kimi_core.kiro.auth_errors import CodeExpired
@@ -101,15 +101,12 @@ async def device_login(
     async def poll() -> Account | Pending:
         return await _poll(sso, region, registration, code, start_url)
 
-    return await approval(
-        poll,
-        deadline=deadline,
-        interval=code.interval,
-        on_wait=on_wait,
-        expired=CodeExpired,
-        clock=sso.clock,
-        sleep=sso.sleep,
-    )
+    try:
+        return await approval(
+            poll, deadline=deadline, interval=code.interval, on_wait=on_wait, clock=sso.clock, sleep=sso.sleep
+        )
+    except LoginExpired as error:
+        raise CodeExpired(str(error)) from None  # what to do next is another command here
 
 
 async def _first_code(sso: Sso, start_url: str, regions: Sequence[str]) -> tuple[str, Registration, DeviceCode]:
@@ -182,7 +179,7 @@ async def _poll(
         moment = {"client_secret_expires_at": registration.expires_at}
         made = {"id": new_id(), "auth_method": sso_method(start_url)}
         return Account.model_validate(made | login | moment | tokens)
-    if (pending := undecided(reply.error, CodeExpired)) is not None:
+    if (pending := undecided(reply.error)) is not None:
         return pending
     problem = f"The login service ended the login ({reply.told()})."
     if reply.status in PASSING:
