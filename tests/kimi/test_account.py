@@ -106,6 +106,16 @@ async def test_usage_is_wanted_once_a_minute(tmp_path):
     assert len(world.requests) == 2
 
 
+async def test_usage_of_a_clock_that_was_ahead_is_asked_for_again(tmp_path):
+    """A clock that was set back counts as time passed, as it does for the models."""
+    world = World(tmp_path, httpx.Response(200, json=USAGES), httpx.Response(200, json=USAGES))
+    await world.account.fetch_usage()
+    world.now = world.account.usage.fetched_at - 1
+    world.account.want_usage()
+    await world.settle()
+    assert len(world.requests) == 2
+
+
 async def test_usage_is_waited_for_a_moment_only(tmp_path):
     """Whoever needs the usage waits until it is there, but not for ever; an answer that comes later counts as well."""
     gate = asyncio.Event()
