@@ -96,7 +96,7 @@ class Account:
             self._beside("models", self.fetch_models())
 
     def want_usage(self) -> None:
-        """See to it that the usage is no older than a minute, without waiting; a clock set back counts as time passed."""
+        """See to it that the usage is no older than a minute, without waiting; a clock set back counts as time gone."""
         if self.usage is None or not 0 <= self._clock() - self.usage.fetched_at <= USAGE_AGE:
             self._beside("usage", self.fetch_usage())
 
