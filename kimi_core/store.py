@@ -41,6 +41,11 @@ def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(chosen).expanduser().absolute() if chosen else platformdirs.user_data_path("kimi-mitm")
 
 
+def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of records and logs: below KIMI_MITM_DATA_DIR, else the platform's place for state."""
+    return data_dir(environ) / "state" if environ.get(DATA_DIR_VARIABLE) else platformdirs.user_state_path("kimi-mitm")
+
+
 class Document:
     """One JSON object in the file *path*.
 

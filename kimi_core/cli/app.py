@@ -20,6 +20,7 @@ import click
 from kimi_core.blocks.place import Key, Place
 from kimi_core.cli.configuration import Configuration, load
 from kimi_core.cli.output import ExitCode, Output
+from kimi_core.cli.probe import in_use
 from kimi_core.errors import ConfigError, KimiMitmError, StoreError
 from kimi_core.proxy.key import AUTO, key_path
 from kimi_core.settings import Settings, choices
@@ -71,11 +72,16 @@ class App:
         """Where logins are kept."""
         return data_dir(self.world.environ)
 
+    @property
+    def proxy_url(self) -> str:
+        """Where clients find the proxy: the one that runs is asked."""
+        return in_use(self.configuration, self.world.environ).proxy_url
+
     def place(self, provider: str, api_base: str, *, local: bool | None = None) -> Place:
         """Return where clients find the service *provider*, whose own base URL is *api_base*, by the way *local*."""
         option = self.configuration.settings.kimi_client_key
         return Place(
-            proxy_url=self.configuration.proxy_url,
+            proxy_url=self.proxy_url,
             api_base=api_base,
             ca=self.configuration.ca_certificate,
             key=Key.MADE if option == AUTO else Key.CHOSEN if option else Key.NONE,

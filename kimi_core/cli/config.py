@@ -116,7 +116,7 @@ def _lines(app: App, client: Client, asked: Sequence[str], *, local: bool, limit
         place = app.place("", "")
         return Lines(_variables(app, place), (), (ONE_CLIENT, *key_notes(place)))
     services = _services(app, client, asked)
-    notes = [(AT_PORT if local else THROUGH_PROXY).format(url=app.configuration.proxy_url)]
+    notes = [(AT_PORT if local else THROUGH_PROXY).format(url=app.proxy_url)]
     if len(services) > 1 and not client.many:
         notes.append(f"These are the lines for {services[0]}; --{services[1]} has the others.")
         services = services[:1]
@@ -160,7 +160,7 @@ def _variables(app: App, place: Place) -> str:
     configuration, environ = app.configuration, app.world.environ
     ca = mitmproxy_ca(configuration.confdir.absolute())
     every = bundle(ca, cache_dir(environ), environ)
-    child = proxied(configuration.proxy_url, every, ca, environ, served=served(configuration, environ))
+    child = proxied(place.proxy_url, every, ca, environ, served=served(configuration, environ))
     return exports(place, *((one.name, child[one.name]) for one in VARIABLES if one.name in child))
 
 

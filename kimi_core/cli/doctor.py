@@ -21,7 +21,7 @@ from kimi_core.cli.checks.run import Result, run
 from kimi_core.cli.checks.table import CHECKS
 from kimi_core.cli.configuration import Configuration, load
 from kimi_core.cli.output import ExitCode, Report
-from kimi_core.cli.probe import configured, started
+from kimi_core.cli.probe import configured, recorded
 from kimi_core.errors import ConfigError
 
 COLOURS = {State.ok: "green", State.warning: "yellow", State.problem: "red", State.skipped: "dim"}
@@ -84,10 +84,10 @@ def _chosen(only: Iterable[str]) -> list[AnyCheck]:
 
 
 def _where_it_is(app: App) -> App:
-    """Return *app* for the proxy that runs in the background, where none is at the port of the configuration."""
+    """Return *app* for a proxy that runs elsewhere, where none is at the port of the configuration."""
     configuration = app.configuration
     if configured(configuration).state == "none":
-        for proxy in started(app.world.environ):
+        for proxy in recorded(app.world.environ):
             return replace(app, configuration=replace(configuration, host=proxy.host, port=proxy.port))
     return app
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
@@ -14,9 +14,11 @@ from rich.text import Text
 
 from kimi_core.cli.configuration import Configuration
 from kimi_core.cli.output import Report
-from kimi_core.cli.records import STARTED, proxies, state_dir
+from kimi_core.cli.records import SHARED, STARTED, known
 from kimi_core.errors import KimiMitmError
+from kimi_core.store import state_dir
 
+ADDRESS = frozenset({"listen_host", "listen_port", "mode"})  # options that say where a proxy listens
 PATIENCE = 1.0  # seconds; a listener on this machine answers in milliseconds or not at all
 _SAYS = {
     "running": ("a proxy is running at {url}", "green"),
@@ -27,6 +29,7 @@ _SAYS = {
     "none": ("no proxy is running at {url}; start one with `kimi-mitm start` or `make run`", "dim"),
     "remote": ("the proxy listens at {url}, not on a loopback address; it was not asked", "dim"),
 }
+_COMMANDS = {STARTED: "start", SHARED: "run"}
 _HOW = {"start": ", started by kimi-mitm start", "run": ", started by kimi-mitm run, for its clients alone", None: ""}
 
 
@@ -35,7 +38,7 @@ class Proxy:
     """What is where a proxy is expected.
 
     `state` is a key of `_SAYS`, `health` what a proxy of ours tells of itself; `started_by` is "start" or "run" where
-    one of these commands has started it.
+    one of these commands has started it; `confdir` is the folder of its CA as far as that is known.
     """
 
     host: str
@@ -44,6 +47,7 @@ class Proxy:
     state: str
     health: dict[str, Any] | None = None
     started_by: str | None = None
+    confdir: str = ""
 
     @property
     def data(self) -> dict[str, Any]:
@@ -59,25 +63,43 @@ def configured(configuration: Configuration) -> Proxy:
     return Proxy(configuration.host, configuration.port, url, state, health)
 
 
-def started(environ: Mapping[str, str]) -> list[Proxy]:
-    """Return the proxies that `kimi-mitm start` and `run` have started and that answer, as `proxies` orders them."""
+def recorded(environ: Mapping[str, str]) -> list[Proxy]:
+    """Return the proxies that have a record and that answer, as `known` orders them."""
     found = []
     with suppress(KimiMitmError, OSError):  # a folder that cannot be looked into: the doctor's store.folder says why
-        for files, running in proxies(state_dir(environ)):
+        for files, running in known(state_dir(environ)):
             if running.port and is_loopback(running.host):
                 state, health = ask(running.url)
-                how = "start" if files.name == STARTED else "run"
-                found.append(Proxy(running.host, running.port, running.url, state, health, how))
+                how = _COMMANDS.get(files.name.partition("-")[0])
+                found.append(Proxy(running.host, running.port, running.url, state, health, how, running.confdir))
     return [proxy for proxy in found if proxy.state == "running"]
+
+
+def in_use(configuration: Configuration, environ: Mapping[str, str]) -> Configuration:
+    """Return *configuration* with the address of the proxy that clients find.
+
+    That is the one of the configuration; where none answers there, another one with the same CA that stays for longer
+    than its own clients. What --set says of the address stands.
+    """
+    if any(item.partition("=")[0] in ADDRESS for item in configuration.overrides):
+        return configuration
+    here = str(configuration.confdir.absolute())
+    others = [one for one in recorded(environ) if one.started_by != "run" and one.confdir == here]
+    if not others or any(one.port == configuration.port for one in others):
+        return configuration
+    if not is_loopback(configuration.host) or ask(configuration.proxy_url)[0] == "running":
+        return configuration
+    return replace(configuration, host=others[0].host, port=others[0].port)
 
 
 def probe(configuration: Configuration, environ: Mapping[str, str]) -> Report:
     """Tell which proxies there are: the one where the configuration has it, and others that were started here."""
-    first, own = configured(configuration), started(environ)
+    first, own = configured(configuration), recorded(environ)
     same = next((proxy for proxy in own if (proxy.port, first.state) == (first.port, "running")), None)
     every = [same or first, *(proxy for proxy in own if proxy is not same)]
     table = Table.grid(padding=(0, 2))
-    for number, proxy in enumerate(every):
+    shown = every[1:] if len(every) > 1 and first.state == "none" else every
+    for number, proxy in enumerate(shown):
         sentence, style = _SAYS[proxy.state]
         text = sentence.format(url=proxy.url) + _HOW[proxy.started_by]
         table.add_row(Text("" if number else "Proxy", style="bold"), Text(text, style=style))

@@ -1,28 +1,28 @@
-"""What is known of the proxies that this program has started: the record of each, its log, and where they are.
+"""What is known of the proxies on this machine: the record of each, its log, and where they are.
 
 A proxy is known by its record, which it writes itself when it listens and takes away when it ends
-(`kimi_core/proxy/hosted.py`). A record whose process is gone, or whose number belongs to another process by now, is no
-proxy. Whether it serves is asked of itself, on its ``/health`` (`probe`).
+(`kimi_core/proxy/whereabouts.py`). A record whose process is gone, or whose number belongs to another process by now,
+is no proxy. Whether it serves is asked of itself, on its ``/health`` (`probe`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kimi_core.errors import StoreDamaged
-from kimi_core.store import DATA_DIR_VARIABLE, Document
+from kimi_core.store import Document
 
 SAME_START = 1.0  # seconds by which two readings of a process's start may differ; numbers are not used again so soon
 LOG_TAIL = 64 * 1024  # bytes of a log that are looked at for its last lines
 SHARED, STARTED = "run", "proxy"  # how the files of a proxy begin: one that ends with its users, one that stays
+BY_HAND = "hand"  # one that none of our commands has started; it has a record alone
 LEFTOVER_AGE = 24 * 3600.0  # seconds for which the log of a proxy that has ended is kept
 
 
@@ -87,19 +87,22 @@ class Files:
         return found if found.process() else None
 
 
-def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of records and logs: below KIMI_MITM_DATA_DIR, else the platform's place for state."""
-    chosen = environ.get(DATA_DIR_VARIABLE)
-    return Path(chosen).expanduser().absolute() / "state" if chosen else platformdirs.user_state_path("kimi-mitm")
-
-
 def proxies(folder: Path) -> Iterator[tuple[Files, Running]]:
     """Yield every proxy that is there and was started by this program: the one that stays, then the newest first."""
-    records = sorted(folder.glob(f"{SHARED}-*.json"), key=lambda path: path.name, reverse=True)
-    for path in (folder / f"{STARTED}.json", *records):
-        files = Files(folder, path.stem)
-        if running := files.running():
-            yield files, running
+    yield from _there(folder, f"{STARTED}.json", f"{SHARED}-*.json")
+
+
+def known(folder: Path) -> Iterator[tuple[Files, Running]]:
+    """Yield every proxy that is there; those that were started by hand come after the one that stays."""
+    yield from _there(folder, f"{STARTED}.json", f"{BY_HAND}-*.json", f"{SHARED}-*.json")
+
+
+def _there(folder: Path, *patterns: str) -> Iterator[tuple[Files, Running]]:
+    for pattern in patterns:
+        for path in sorted(folder.glob(pattern), key=lambda path: path.name, reverse=True):
+            files = Files(folder, path.stem)
+            if running := files.running():
+                yield files, running
 
 
 def newest_log(folder: Path) -> Path:
@@ -112,7 +115,7 @@ def newest_log(folder: Path) -> Path:
 
 def sweep(folder: Path, now: float) -> None:
     """Delete what proxies have left that ended long ago (`LEFTOVER_AGE`), or were killed."""
-    for path in folder.glob(f"{SHARED}-*"):
+    for path in (*folder.glob(f"{SHARED}-*"), *folder.glob(f"{BY_HAND}-*")):
         with contextlib.suppress(OSError):
             if now - path.lstat().st_mtime > LEFTOVER_AGE and not Files(folder, path.name.partition(".")[0]).running():
                 path.unlink()

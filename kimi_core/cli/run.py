@@ -21,11 +21,12 @@ from kimi_core.cli.environment import proxied
 from kimi_core.cli.hosting import ProxyCommand, begin, order, with_proxy_options
 from kimi_core.cli.output import ExitCode
 from kimi_core.cli.probe import ask
-from kimi_core.cli.records import SHARED, Files, Running, proxies, state_dir
+from kimi_core.cli.records import SHARED, Files, Running, known
 from kimi_core.errors import KimiMitmError
 from kimi_core.kimi.constants import sites
 from kimi_core.kiro.constants import Endpoints
 from kimi_core.proxy.key import client_key
+from kimi_core.store import state_dir
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +123,15 @@ def way(app: App, wish: Wish) -> Iterator[Way]:
 
 def _there(app: App, wish: Wish) -> Way | None:
     """Return a proxy that is running and is what the user wants."""
-    owned = list(proxies(state_dir(app.world.environ)))
+    there = list(known(state_dir(app.world.environ)))
     wanted = order(app, [], web=wish.web, no_browser=wish.no_browser).digest
-    for _, running in owned:
+    for _, running in there:
         if _fits(app, wish, running, wanted) and ask(running.url)[0] == "running":
             hold = lease.join(Path(running.lease)) if running.lease else None
             if hold or not running.lease:
                 return Way(running.url, running.web_url, hold)
     port = wish.port or app.configuration.port
-    if _plain(app, wish) and port not in {running.port for _, running in owned}:
+    if _plain(app, wish) and port not in {running.port for _, running in there}:
         url = f"http://{LOOPBACK}:{port}" if wish.port else app.configuration.proxy_url
         return Way(url) if ask(url)[0] == "running" else None
     return None

@@ -19,9 +19,9 @@ from kimi_core.cli.configuration import LOOPBACK
 from kimi_core.cli.hosting import ProxyCommand, begin, order, with_proxy_options
 from kimi_core.cli.output import ExitCode, Report
 from kimi_core.cli.probe import ask, is_loopback
-from kimi_core.cli.records import STARTED, Files, Running, newest_log, state_dir, tail
+from kimi_core.cli.records import STARTED, Files, Running, newest_log, tail
 from kimi_core.plain import plain
-from kimi_core.store import Document
+from kimi_core.store import Document, state_dir
 
 LINES = 40  # of the log that `logs` shows
 PACE = 0.25  # seconds between two looks for new lines; fast enough for an eye

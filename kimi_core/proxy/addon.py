@@ -43,6 +43,7 @@ from kimi_core.proxy import (
 from kimi_core.proxy.key import client_key
 from kimi_core.proxy.reception import Reception, control_of, mask
 from kimi_core.proxy.status import StatusPage
+from kimi_core.proxy.whereabouts import Whereabouts
 from kimi_core.store import data_dir
 
 logger = logging.getLogger(__name__)
@@ -254,4 +255,4 @@ class KimiMitm:
 def addons() -> list[object]:
     """Return what mitmproxy loads."""
     addon = KimiMitm()
-    return [replay.Dispatcher(), addon, *addon.commands]
+    return [replay.Dispatcher(), addon, Whereabouts(), *addon.commands]

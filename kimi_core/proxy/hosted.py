@@ -25,19 +25,16 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import psutil
 from mitmproxy import ctx
 from mitmproxy.addonmanager import Loader
 
 from kimi_core.errors import StoreError
-from kimi_core.proxy.local import installed_version
+from kimi_core.proxy.whereabouts import whereabouts
 from kimi_core.store import Document
 
 LOG_LIMIT = 5 * 1024 * 1024  # bytes; there is one older file beside it, so the disk has twice that at most
 LOG_PACE = 20.0  # seconds between two looks at the size of the log
 ENDING = 10.0  # seconds that mitmproxy has to end in; it takes a fraction of one
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1", "": "127.0.0.1"}  # noqa: S104 - where it is reached, not bound
-PROXIES = ("regular", "upstream")  # modes whose listener is a proxy to its clients
 NAMELESS = "-"  # the pipe has no name
 TELLERS = ("mitmproxy.tools.web.master", "mitmproxy.tools.web.webaddons", "tornado.access")  # may log mitmweb's address
 _TOKEN = re.compile(r"([?&]token=)[^&\s'\"]+")
@@ -146,20 +143,7 @@ class Hosted:
             Path(ctx.options.hosted_lease).unlink(missing_ok=True)
 
     def _whereabouts(self) -> dict[str, Any]:
-        servers: Any = ctx.master.addons.get("proxyserver").servers
-        listeners = [address for one in servers if one.mode.type_name in PROXIES for address in one.listen_addrs]
-        host, port = listeners[0][:2] if listeners else ("", 0)
-        return {
-            "pid": os.getpid(),
-            "started": psutil.Process().create_time(),
-            "host": ANYWHERE.get(host, host),
-            "port": port,
-            "web_url": getattr(ctx.master, "web_url", None),
-            "version": installed_version(),
-            "lease": ctx.options.hosted_lease,
-            "order": ctx.options.hosted_order,
-            "confdir": ctx.options.confdir,
-        }
+        return whereabouts() | {"lease": ctx.options.hosted_lease, "order": ctx.options.hosted_order}
 
     def _watch_users(self) -> None:
         lease = ctx.options.hosted_lease

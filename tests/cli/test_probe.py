@@ -5,6 +5,7 @@ import os
 
 import psutil
 import pytest
+from rich.console import Console
 
 from kimi_core.cli import probe
 from kimi_core.cli.configuration import load
@@ -27,14 +28,26 @@ class Machine:
         self.folder, self.answering = folder, answering
         self.environ = {"KIMI_MITM_DATA_DIR": str(folder)}
 
-    def record(self, name, port, *, serves=True, host="127.0.0.1"):
-        """Write the record of a proxy, whose process is this one."""
+    def record(self, name, port, *, serves=True, host="127.0.0.1", started=0.0, confdir=None):
+        """Write the record of a proxy, whose process is this one, begun *started* seconds later."""
         me = psutil.Process(os.getpid())
-        known = {"pid": me.pid, "started": me.create_time(), "host": host, "port": port, "version": "1"}
+        known = {"pid": me.pid, "started": me.create_time() + started, "host": host, "port": port, "version": "1"}
+        known["confdir"] = str(confdir or self.folder)
         (self.folder / "state").mkdir(exist_ok=True)
         (self.folder / "state" / f"{name}.json").write_text(json.dumps(known))
         if serves:
             self.answering[port] = ("running", OURS)
+
+    def url(self, *overrides):
+        """Return where clients are told to find the proxy."""
+        return probe.in_use(load(self.folder, overrides), self.environ).proxy_url
+
+    def shown(self):
+        """Return what status tells, for people."""
+        console = Console(width=200)
+        with console.capture() as capture:
+            console.print(probe.probe(load(self.folder, []), self.environ).view)
+        return capture.get()
 
     def told(self):
         """Return what status tells, for scripts."""
@@ -90,3 +103,56 @@ def test_another_address_is_not_asked(machine):
     """A proxy that listens for other machines is not asked."""
     found = probe.configured(load(machine.folder, ["listen_host=192.0.2.1"]))
     assert (found.state, found.health, found.host) == ("remote", None, "192.0.2.1")
+
+
+def test_a_proxy_that_was_started_by_hand_is_told(machine):
+    """It comes after the one that stays; people read of those that run, not of a port at which none is."""
+    machine.record("run-1", 41003)
+    machine.record("hand-9090", 9090)
+    assert machine.told()["others"] == [line(9090), line(41003, "run")]
+    assert machine.shown().split("\n")[0].rstrip() == "Proxy  a proxy is running at http://127.0.0.1:9090"
+    assert "8080" not in machine.shown()
+    machine.answering[8080] = ("foreign", None)
+    assert "http://127.0.0.1:8080 is taken by something else" in machine.shown()
+
+
+def test_what_a_killed_proxy_has_left_is_no_proxy(machine):
+    """Its number belongs to another process by now, which has begun at another time."""
+    machine.record("hand-9090", 9090, started=3600.0)
+    assert machine.told()["others"] == []
+    assert machine.url() == "http://127.0.0.1:8080"
+
+
+@pytest.mark.parametrize("name", ["hand-9090", "proxy"])
+def test_clients_are_told_of_the_proxy_that_runs(machine, name):
+    """Where none answers at the configured port, or something else does, a proxy elsewhere is named."""
+    assert machine.url() == "http://127.0.0.1:8080"
+    machine.record(name, 9090)
+    assert machine.url() == "http://127.0.0.1:9090"
+    machine.answering[8080] = ("foreign", None)
+    assert machine.url() == "http://127.0.0.1:9090"
+
+
+def test_the_configured_proxy_comes_first(machine):
+    """A proxy that answers where the configuration has it is the one that is named, as is what --set says."""
+    machine.record("hand-9090", 9090)
+    assert machine.url("listen_port=9191") == "http://127.0.0.1:9191"
+    assert machine.url("kimi_region=global") == "http://127.0.0.1:9090"
+    machine.answering[8080] = ("running", OURS)
+    assert machine.url() == "http://127.0.0.1:8080"
+    machine.record("proxy", 8080)
+    assert machine.url() == "http://127.0.0.1:8080"
+
+
+def test_proxies_of_others_are_not_named_to_clients(machine, tmp_path):
+    """One that ends with its own clients may be gone the next moment, and another CA is one that is not trusted."""
+    machine.record("run-1", 41001)
+    machine.record("hand-9090", 9090, confdir=tmp_path / "other")
+    assert machine.url() == "http://127.0.0.1:8080"
+
+
+def test_a_proxy_for_other_machines_keeps_its_address(machine):
+    """A configuration that names an address of the network means it."""
+    machine.record("hand-9090", 9090)
+    (machine.folder / "config.yaml").write_text("listen_host: 192.0.2.1")
+    assert machine.url() == "http://192.0.2.1:8080"

@@ -17,6 +17,7 @@ from kimi_core.proxy import addon as module
 from kimi_core.proxy import record, replay
 from kimi_core.proxy.addon import KimiMitm, addons
 from kimi_core.proxy.control import ExchangeControl, RefusedControl
+from kimi_core.proxy.whereabouts import Whereabouts
 from tests.proxy.conftest import start
 from tests.proxy.stand_ins import SECRET, FakeExchange, FakeProvider
 
@@ -450,9 +451,10 @@ async def test_retried_attempts_are_shown(world, monkeypatch):
 
 
 def test_what_mitmproxy_loads():
-    """The script hands over the dispatcher of the replay, the addon and its commands."""
-    dispatcher, addon, *commands = addons()
+    """The script hands over the dispatcher of the replay, the addon, what tells where it is, and the commands."""
+    dispatcher, addon, where, *commands = addons()
     assert isinstance(dispatcher, replay.Dispatcher)
+    assert isinstance(where, Whereabouts)
     assert addon.commands == tuple(commands)
 
 
