@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from kimi_core.errors import KimiMitmError, StoreError
+from kimi_core.errors import KimiMitmError, StoreError, UpstreamError
 from kimi_core.exchange import Headers
 from kimi_core.kiro import health, identity, models, pool, profiles, sources, usage
 from kimi_core.kiro.accounts import Account, Accounts, Registry
@@ -25,6 +25,8 @@ from kimi_core.kiro.auth import Tokens
 from kimi_core.kiro.catalog import Catalog
 from kimi_core.kiro.constants import Endpoints
 from kimi_core.kiro.debug import Previews
+from kimi_core.kiro.events import Failure
+from kimi_core.kiro.failures import AnswerFailed
 from kimi_core.kiro.health import Event, Obstacle, Outcome
 from kimi_core.kiro.identity import KiroIdentity
 from kimi_core.kiro.management import Caller
@@ -187,12 +189,20 @@ class Service:
     async def ready(self, account_id: str) -> Account:
         """Return the account with a token to use now, and with its profile where its login has one of its own.
 
-        Raises NoAccount, AccountDead, AuthUnavailable, StoreError; UpstreamError where the profile cannot be found.
+        Raises NoAccount, AccountDead, AuthUnavailable, StoreError; UpstreamError and AnswerFailed where the profile
+        cannot be found: the account then waits like one that fails.
         """
         account = await self.tokens.fresh(account_id)
         if not needs_discovery(account):
             return account
-        found = await profiles.discover(self.caller, account)
+        try:
+            with self._noting_locks(account_id):
+                found = await profiles.discover(self.caller, account)
+        except Suspended:
+            raise
+        except (AnswerFailed, UpstreamError):  # asked again at every request it would keep each waiting for minutes
+            self.note(account_id, Finding(Kind.transient, Failure("profiles")))
+            raise
         if not found:
             return account
         arn = found[0].arn

@@ -3,14 +3,14 @@ import logging
 
 import pytest
 
-from kimi_core.errors import AuthUnavailable, StoreError
-from kimi_core.kiro import models, profiles, usage
+from kimi_core.errors import AuthUnavailable, StoreError, UpstreamError
+from kimi_core.kiro import health, models, profiles, usage
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.catalog import FALLBACK, Catalog, ModelInfo
 from kimi_core.kiro.events import Failure
 from kimi_core.kiro.health import Event
 from kimi_core.kiro.records import UsageRecord
-from kimi_core.kiro.refusals import Suspended
+from kimi_core.kiro.refusals import Faulty, Suspended
 from kimi_core.kiro.service import USAGE_LIFE, Service
 from tests.kiro.pool_accounts import NOW, finding, ms
 from tests.kiro.service_stand_ins import World, social
@@ -107,6 +107,35 @@ async def test_a_company_profile_is_found_once(world, monkeypatch, found):
     assert world.stored("c").profile_arn == account.profile_arn
     assert world.stored("c").access_token == "fake-newer"
     assert (await world.service.ready("c")).profile_arn == account.profile_arn
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "last_error"),
+    [
+        (UpstreamError("No answer."), "ok", "transient"),
+        (Faulty("An answer of no use."), "ok", "transient"),
+        (Suspended("Locked.", Failure("AccessDeniedException", reason="TEMPORARILY_SUSPENDED")), "suspended", None),
+        (AuthUnavailable("No network."), "ok", ""),
+    ],
+)
+async def test_a_profile_that_cannot_be_found_is_not_looked_for_at_every_request(
+    world, monkeypatch, error, state, last_error
+):
+    """The account waits like one that fails, or is locked where the service says so; this machine's trouble is none."""
+    world.store(COMPANY)
+
+    async def discover(_caller, _account):
+        raise error
+
+    monkeypatch.setattr(profiles, "discover", discover)
+    with pytest.raises(type(error)):
+        await world.service.ready("c")
+    await world.service.settle()
+    now = world.stored("c")
+    assert now.state == state
+    assert bool(health.cooling(now, world.now)) is (last_error == "transient")
+    if last_error is not None:
+        assert (now.last_error or "") == last_error
 
 
 async def test_a_profile_of_an_account_that_is_gone_is_not_stored(world, monkeypatch):
