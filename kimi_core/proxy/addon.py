@@ -81,6 +81,7 @@ class KimiMitm:
         self._kimi: Kimi | None = None
         self._kiro: Kiro | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._timer: asyncio.Task[Any] | None = None
         self.commands = (
             commands.KimiCommands(self._current_kimi, self._start_command),
             commands.KiroCommands(self._current_kiro, self._start_command),
@@ -132,13 +133,15 @@ class KimiMitm:
         )
         self.reception.equip(settings, (kimi, kiro) if settings.kiro_enabled else (kimi,), key, page)
         self._narrow()
+        if self._timer is not None:
+            self._time_refreshes()
 
     def running(self) -> None:
         """Move the listeners to this machine, start the timers, say where things stand."""
         modes = guard.loopback_modes(ctx.options.mode, ctx.options.listen_host, ctx.options.listen_port)
         if modes is not None:
             ctx.options.update(mode=modes)
-        self._start(self._keep_fresh(), "kimi-mitm refresh timer")
+        self._time_refreshes()
         self._start(self._load_rest(), "kimi-mitm loading")
         missing = [command for provider in self.reception.providers if (command := provider.start())]
         if len(missing) == len(self.reception.providers):
@@ -238,6 +241,12 @@ class KimiMitm:
         await asyncio.to_thread(later.load)  # so that no request waits for it
         gc.freeze()  # what is loaded stays: to look through it for garbage again and again stops every stream
 
+    def _time_refreshes(self) -> None:
+        """Run the timer of the providers in use, and of no others."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._start(self._keep_fresh(), "kimi-mitm refresh timer")
+
     async def _keep_fresh(self) -> None:
         await asyncio.gather(
             *(provider.keep_fresh(lambda: self.reception.open > 0) for provider in self.reception.providers)
@@ -246,10 +255,11 @@ class KimiMitm:
     def _start_command(self, work: Coroutine[object, object, None], name: str) -> None:
         self._start(commands.report(work), name)
 
-    def _start(self, work: Coroutine[object, object, Any], name: str) -> None:
+    def _start(self, work: Coroutine[object, object, Any], name: str) -> asyncio.Task[Any]:
         task = asyncio_utils.create_task(work, name=name, keep_ref=True)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def addons() -> list[object]:

@@ -130,6 +130,16 @@ async def test_a_native_client_passes_with_its_own_login_unseen(world):
     assert flow.response.data.content == b"frame"
 
 
+async def test_a_native_cookie_in_several_fields_stays_one_cookie(world):
+    """HTTP/2 clients split it, and nothing but "; " puts it together again (RFC 9113 §8.2.3)."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    flow = _flow("/native", headers=[("Cookie", "a=fake-1"), ("cookie", "b=fake-2")])
+    await addon.requestheaders(flow)
+    assert "fake-" not in str(flow.get_state())
+    assert replay.control_of(flow).seal(flow.request.copy()).headers.get_all("cookie") == ["a=fake-1; b=fake-2"]
+
+
 async def test_a_native_answer_that_is_cut_says_so(world):
     """Of a long answer to a native client as much is kept as the limit allows, and the comment says so."""
     tctx, addon = world
@@ -410,6 +420,28 @@ async def test_running_moves_listeners_and_starts_the_timer(world, caplog):
     addon.done()
     await asyncio.gather(timer, return_exceptions=True)
     assert timer.cancelled()
+
+
+async def test_the_timer_follows_the_options(world, monkeypatch):
+    """After an option was changed the providers that serve from now on are kept fresh, and the old ones no more."""
+    tctx, addon = world
+    kept = []
+
+    async def keep_fresh(provider, busy):
+        kept.append(provider)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            kept.remove(provider)
+
+    for provider in addon.reception.providers:
+        monkeypatch.setattr(type(provider), "keep_fresh", keep_fresh)
+    addon.running()
+    await asyncio.sleep(0)
+    tctx.options.kimi_record_limit = 77
+    for _ in range(3):  # the old one is cancelled, the new one begins
+        await asyncio.sleep(0)
+    assert kept == list(addon.reception.providers)
 
 
 async def test_what_requests_need_is_loaded_soon_after_the_start(world, monkeypatch):
