@@ -70,6 +70,7 @@ def modules_in_use():
     """Return the modules of the project that the addon and the command line load, asked in a process of its own."""
     code = (
         "import sys, kimi_core.proxy.addon; from kimi_core.cli.main import main; [*main.commands.values()]; "
+        "from kimi_core import later; later.load(); "
         "print(*(m for m in sys.modules if 'kimi_core.' in m))"
     )
     return subprocess.run(
