@@ -29,6 +29,7 @@ else:
     exchanges = later.module("kimi_core.kimi.exchange")
 
 MIB = 1024 * 1024
+LOCAL_VERSION = "v1/"  # of the endpoint on the proxy's own port
 
 # path below /coding/v1/ -> what the endpoint is called here; every other path is "other": auth and identity only
 OPERATIONS = {
@@ -53,8 +54,9 @@ class Served:
 
     @property
     def version(self) -> str:
-        """Path of the API version below `folder` (``v1/``)."""
-        return self.site.path.removeprefix(self.folder).strip("/") + "/"
+        """Path of the API version below `folder`: ``v1/``, or "" for a base without a path."""
+        last = self.site.path.removeprefix(self.folder)
+        return f"{last}/" if last else ""
 
 
 def served_folder(site: Site) -> str:
@@ -183,8 +185,11 @@ class Kimi:
             served.account.close()
 
     def _local(self, head: RequestHead) -> tuple[Served, str | None]:
-        served = self.served[0]
-        return served, below(head.path, self.prefix)
+        """Return the site in use and the path there: what is ``v1/`` here is whatever version its base ends in."""
+        served, rest = self.served[0], below(head.path, self.prefix)
+        if rest is not None and rest.startswith(LOCAL_VERSION):
+            rest = served.version + rest.removeprefix(LOCAL_VERSION)
+        return served, rest
 
     def _direct(self, head: RequestHead) -> tuple[Served | None, str | None]:
         for served in self.served:

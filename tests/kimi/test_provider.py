@@ -116,6 +116,24 @@ def test_local_endpoint(kimi, path, upstream):
     assert route is None or (route.local, route.scheme, route.host) == (True, "https", "api.kimi.com")
 
 
+@pytest.mark.parametrize(
+    ("base", "upstream"),
+    [
+        ("https://gateway.test/coding/v1", "/coding/v1/chat/completions"),
+        ("https://gateway.test/v1", "/v1/chat/completions"),
+        ("https://gateway.test/api/v2", "/api/v2/chat/completions"),
+        ("https://gateway.test", "/chat/completions"),
+    ],
+)
+def test_the_local_endpoint_leads_to_the_base_that_the_environment_names(tmp_path, base, upstream):
+    """Whatever path the API's base has, /kimi/v1 on the proxy's own port stands for it, and its chat is rewritten."""
+    kimi = _kimi(tmp_path, environ={"KIMI_CODE_BASE_URL": base})
+    local = RequestHead("POST", "http", "127.0.0.1", 8080, "/kimi/v1/chat/completions", Headers())
+    direct = RequestHead("POST", "https", "gateway.test", 443, upstream, Headers())
+    for route in (kimi.route(local, local=True), kimi.route(direct, local=False)):
+        assert (route.path, route.operation) == (upstream, "chat")
+
+
 def test_the_region_decides_where_local_requests_go(tmp_path):
     """With the global region the local endpoint leads to kimi.ai; kimi.com is still served by name."""
     kimi = _kimi(tmp_path, kimi_region="global")
