@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,11 +84,12 @@ class Account:
 
     async def fetch_models(self) -> models.Catalog:
         """Ask for the models now."""
-        return await self.cache.refresh(lambda: self.call("models", models.fetch), self._clock())
+        fetch = partial(models.fetch, clock=self._clock)
+        return await self.cache.refresh(lambda: self.call("models", fetch), self._clock())
 
     async def fetch_usage(self) -> usage.Usage:
         """Ask for the usage now."""
-        self.usage = await self.call("usages", usage.fetch)
+        self.usage = await self.call("usages", partial(usage.fetch, clock=self._clock))
         return self.usage
 
     def want_models(self) -> None:

@@ -53,6 +53,7 @@ async def test_calls_carry_what_the_client_sends_there(tmp_path):
     assert request.headers["user-agent"].startswith("Python/")
     assert not [name for name in request.headers if name.startswith("x-msh")]
     assert world.account.cache.catalog.find("k3").context_length == 1048576
+    assert world.account.cache.catalog.fetched_at == NOW
 
 
 async def test_a_refused_token_is_renewed_once(tmp_path):
