@@ -91,7 +91,6 @@ class Importer:
         return tuple(lines)
 
     async def _one(self, place: Place, token: Token, *, shared: bool, new: bool) -> Line:
-        source = place.source(token)
         slot = f"{place.kind}:{place.path}:{token.key}"
         secret = token.account.refresh_token or token.account.access_token
         candidate = token.account.model_copy(update={"imported_from": {slot: digest(secret)}})
@@ -106,9 +105,7 @@ class Importer:
         if person is not None:
             candidate = candidate.model_copy(update={"user_id": person.user_id, "email": person.email})
         if shared:
-            made = candidate.model_copy(update={"source": source, "identity_hash": digest(secret), **NO_TOKENS})
-            stored = await self.registry.aupdate(lambda now: _share(now, made, candidate, self.clock))
-            return _line(place, token, "shared", "It is read from there each time.", stored.id)
+            return await self._shared(place, token, candidate)
         twin = next((account for account in accounts.accounts if account.is_twin_of(candidate)), None)
         if twin is not None and (twin.state != "needs_login" or digest(secret) in twin.chain):
             await self.registry.aupdate(lambda now: _note_known(now, twin.id, candidate, digest(secret), self.clock))
@@ -116,6 +113,15 @@ class Importer:
         if person is None and not new and _could_be(candidate, accounts):
             return _line(place, token, "unclear", UNCLEAR)
         return await self._fork(place, token, candidate)
+
+    async def _shared(self, place: Place, token: Token, candidate: Account) -> Line:
+        source = place.source(token)
+        mark = digest(candidate.refresh_token or candidate.access_token)
+        made = candidate.model_copy(update={"source": source, "identity_hash": mark, **NO_TOKENS})
+        stored = await self.registry.aupdate(lambda now: _share(now, made, candidate, self.clock))
+        if stored.source != source:
+            return _line(place, token, "known", f"{stored.label} has a login already, which stays.", stored.id)
+        return _line(place, token, "shared", "It is read from there each time.", stored.id)
 
     async def _fork(self, place: Place, token: Token, candidate: Account) -> Line:
         try:
@@ -144,7 +150,8 @@ UNCLEAR = (
 def identify(accounts: Accounts, account_id: str, person: Person) -> str:
     """Write down whose account it is; where that user has one already, give its login to that one.
 
-    Returns the id of the account that is left.
+    A login that is well stays in place of one that is dead, or another program's. Returns the id of the account that is
+    left.
     """
     account = accounts.get(account_id)
     if account is None or account.unknown:
@@ -156,9 +163,17 @@ def identify(accounts: Accounts, account_id: str, person: Person) -> str:
     if twin is None:
         accounts.put(known)
         return account_id
-    accounts.put(twin.succeeded_by(known))
+    if _is_well(twin) and (known.source is not None or not _is_well(known)):
+        accounts.put(twin.model_copy(update={"imported_from": twin.imported_from | known.imported_from}))
+    else:
+        accounts.put(twin.succeeded_by(known))
     accounts.remove(account_id)
     return twin.id
+
+
+def _is_well(account: Account) -> bool:
+    """Tell whether the account has a login that nobody has turned down."""
+    return account.state != "needs_login" and not account.held_back
 
 
 def _group(place: Place, token: Token) -> tuple[str, ...]:
@@ -182,11 +197,12 @@ def _could_be(candidate: Account, accounts: Accounts) -> bool:
 def _share(accounts: Accounts, made: Account, found: Account, clock: Callable[[], float]) -> Account:
     """Add a shared account; the one that is read from the same place stays, whoever is logged in there now.
 
-    *found* is the login that is there.
+    *found* is the login that is there. A login of the same user that is well is not given up for it: return that.
     """
     same = next((account for account in accounts.accounts if account.source == made.source), None)
     if same is None:
-        return accounts.upsert(made, clock=clock)
+        twin = accounts.twin_of(made)
+        return twin if twin is not None and _is_well(twin) else accounts.upsert(made, clock=clock)
     whose = {"user_id": made.user_id or same.user_id, "email": made.email or same.email}
     seen = found.model_copy(update={"rejected_refresh": same.rejected_refresh})
     accounts.put(sources.welcomed(same.model_copy(update=whose), seen))

@@ -11,6 +11,7 @@ from kimi_core.kiro.accounts import Registry
 from kimi_core.kiro.auth import Tokens
 from kimi_core.kiro.auth_errors import AccountDead
 from kimi_core.kiro.constants import Endpoints
+from kimi_core.kiro.records import Source
 from kimi_core.kiro.refresh import refresh
 from kimi_core.kiro.rotation import do
 from kimi_core.kiro.stores import Surroundings
@@ -349,6 +350,59 @@ async def test_an_api_key_is_shared_with_the_environment(bench):
     assert one.auth_method == "api_key"
     assert (await bench.tokens.fresh(one.id)).access_token == "ksk_fake"
     assert "ksk_fake" not in bench.registry.document.path.read_text()
+
+
+@pytest.mark.parametrize("key", [True, False], ids=["API key", "kiro-cli"])
+async def test_a_login_of_ones_own_is_not_given_up_for_a_shared_one(bench, key):
+    """A key in the environment, or a login that would be shared, leaves a good login of the same user as it is."""
+    own = stored(bench.registry.folder, account(now=bench.now, user_id="u1", auth_method="builder"))
+    bench.logs_in(user="u1")
+    if key:
+        bench.database.execute("DELETE FROM auth_kv")
+        bench.environ["KIRO_API_KEY"] = "ksk_fake"
+
+        async def who(_):
+            return Person("u1")
+
+        bench.who = who
+    (line,) = await bench.sync(shared=not key)
+    assert (line.outcome, line.account_id) == ("known", own.id)
+    assert bench.accounts == [own]
+
+
+async def test_a_shared_login_steps_in_for_a_dead_one(bench):
+    """An account that waits for a login gets it from there, and keeps its id."""
+    own = stored(bench.registry.folder, account(now=bench.now, user_id="u1", state="needs_login"))
+    bench.logs_in(user="u1")
+    assert outcomes(await bench.sync(shared=True)) == ["shared"]
+    (one,) = bench.accounts
+    assert (one.id, one.state, one.source.kind) == (own.id, "ok", "kiro-cli")
+
+
+SHARED = {"source": Source(kind="kiro-cli", path="/x"), "access_token": "", "refresh_token": "", "identity_hash": "d"}
+DEAD = {"rejected_refresh": digest("fake-refresh-2")}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "left"),
+    [
+        ({}, DEAD, "fake-refresh-1"),
+        ({}, {"state": "needs_login"}, "fake-refresh-1"),
+        ({}, SHARED, "fake-refresh-1"),
+        ({}, {}, "fake-refresh-2"),
+        ({"rejected_refresh": digest("fake-refresh-1")}, DEAD, "fake-refresh-2"),
+        ({"state": "needs_login"}, {}, "fake-refresh-2"),
+        (SHARED, {}, "fake-refresh-2"),
+    ],
+)
+def test_of_two_logins_of_one_user_the_better_stays(bench, first, second, left):
+    """A dead or shared login takes the place of none that is well."""
+    one = stored(bench.registry.folder, account(1, now=bench.now, user_id="u1", **first))
+    two = stored(bench.registry.folder, account(2, now=bench.now, imported_from={"x": "y"}, **second))
+    assert bench.registry.update(lambda accounts: identify(accounts, two.id, Person("u1"))) == one.id
+    (found,) = bench.accounts
+    assert (found.id, found.refresh_token, found.source) == (one.id, left, None)
+    assert found.imported_from == {"x": "y"}
 
 
 async def test_an_odd_login_does_not_keep_the_others_out(bench, tmp_path):
