@@ -17,7 +17,6 @@ from kimi_core.kiro.auth_errors import AccountNewer
 from kimi_core.kiro.condition import handle, name
 from kimi_core.kiro.service import Service
 from kimi_core.kiro.stores import Surroundings
-from kimi_core.kiro.sync import Person, identify
 from kimi_core.kiro.whose import Asker
 
 PROVIDER = "kiro"
@@ -97,10 +96,9 @@ async def learn(service: Service, account_id: str) -> KimiMitmError | None:
             return None
 
     await attempt(lambda: service.ready(account_id))
-    usage = await attempt(lambda: service.fetch_usage(account_id))
-    if usage is not None and usage.user_id:
-        person = Person(usage.user_id, usage.email)
-        account_id = await service.registry.aupdate(lambda stored: identify(stored, account_id, person))
+    learned = await attempt(lambda: service.learn_usage(account_id))
+    if learned is not None:
+        account_id, _ = learned
     await attempt(lambda: service.fetch_models(account_id))
     return problems[0] if problems else None
 

@@ -22,10 +22,11 @@ from kimi_core.errors import KimiMitmError
 
 CONTEXT = 3  # lines around a change, as diff -u has it
 _SECRET = re.compile(
-    r"""((?:key|token|secret|password|authorization|credential)\w*["']?\s*[:=]\s*)"""  # the name, up to its value
-    r"""("[^"]*"|'[^']*'|[^\s,{}\[\]"']+)""",
+    r"""((?:key|token|secret|passw|pwd|auth|credential|cookie|bearer|_pat\b)[\w-]*["']?\s*[:=]\s*)"""  # up to the value
+    r"""("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\[[^\]]*\]|(?:Bearer|Basic)\s+[^\s"']+|[^\s,{}\[\]"']+)""",
     re.IGNORECASE,
 )
+_LOGIN = re.compile(r"""(?<=://)[^/@\s"']+@""")  # within an address
 _REFERENCES = ("{env:", "{file:", "$")  # with which a value says where the secret is
 
 
@@ -58,7 +59,7 @@ class Change:
         old, new = (self.before or "").splitlines(), self.after.splitlines()
         names = (str(self.path) if self.before is not None else os.devnull, str(self.path))
         lines = difflib.unified_diff(old, new, *names, n=CONTEXT, lineterm="")
-        return "\n".join(_SECRET.sub(_hidden, line) for line in lines)
+        return "\n".join(_LOGIN.sub("…@", _SECRET.sub(_hidden, line)) for line in lines)
 
 
 def plan(path: Path, edit: Callable[[str], str]) -> Change:

@@ -229,18 +229,22 @@ class Service:
 
     async def fetch_usage(self, account_id: str) -> usage.Usage:
         """Ask for the usage of an account now, and store it, and whose the account is."""
+        return (await self.learn_usage(account_id))[1]
+
+    async def learn_usage(self, account_id: str) -> tuple[str, usage.Usage]:
+        """Do as `fetch_usage` does; return the account's id, too: of a user who had one already it is that one's."""
         self._usage_asked[account_id] = self.clock()
         with self._noting_locks(account_id):
             found = await usage.fetch(self.caller, account_id, int(self.clock() * 1000))
 
-        def alter(stored: Accounts) -> None:
+        def alter(stored: Accounts) -> str:
             kept = identify(stored, account_id, Person(found.user_id, found.email)) if found.user_id else account_id
             account = stored.get(kept)
             if account is not None:
                 stored.put(usage.noted(account, found))
+            return kept
 
-        await self.registry.aupdate(alter)
-        return found
+        return await self.registry.aupdate(alter), found
 
     @contextmanager
     def _noting_locks(self, account_id: str) -> Iterator[None]:

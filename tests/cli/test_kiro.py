@@ -74,7 +74,9 @@ def test_logging_in_again_keeps_the_account(kiro):
     everybody(kiro, Login(kind="builder", user="d-fake-user-7"))
     assert kiro("login", "kiro").exit_code == 0
     (before,) = kiro.accounts
-    assert kiro("login", "kiro").exit_code == 0
+    again = kiro("login", "kiro", "--json")
+    assert again.exit_code == 0
+    assert json.loads(again.stdout.splitlines()[-1])["problem"] is None
     (after,) = kiro.accounts
     assert after["id"] == before["id"]
     assert after["refresh_token"] != before["refresh_token"]

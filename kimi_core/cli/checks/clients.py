@@ -55,7 +55,10 @@ FIRST_LINE = 200  # bytes; longer ones the kernel does not read either
 
 def client(command: str, which: Callable[[str], str | None]) -> Client:
     """Return the client that *command* means: a preset, a program on PATH, or a whole command line of one."""
-    words = shlex.split(command) or [command]
+    try:
+        words = shlex.split(command) or [command]
+    except ValueError:  # a quote that does not end: it is part of a name
+        words = [command]
     name = Path(words[0]).name
     path = which(words[0])
     return Client(name, PRESETS.get(name.removesuffix(".exe")) or _of_script(path), path)

@@ -76,7 +76,7 @@ def gather(machine: Machine) -> Proxies:
 
 def masked(value: str) -> str:
     """Return an address without the name and the password in it."""
-    return re.sub(r"(?<=//)[^@/]*@|^[^@/]*@", "…@", value.strip())
+    return re.sub(r"^([a-z][a-z0-9+.-]*://)?.*@", r"\1…@", value.strip(), flags=re.DOTALL | re.IGNORECASE)
 
 
 # --- HTTPS_PROXY ------------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def test_a_program_that_cannot_be_read(tmp_path):
 def test_words_that_are_no_command():
     """An empty name is a client that is not there."""
     assert client("", lambda _: None).path is None
+    assert client("it's", lambda _: None).name == "it's"
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,16 @@ def test_nothing_raises(value):
         assert judge(facts).message
 
 
-@pytest.mark.parametrize("value", ["fake-user-1:fake-pass-1@host:1", "http://fake-user-1:fake-pass-1@host:1/x"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "fake-user-1:fake-pass-1@host:1",
+        "http://fake-user-1:fake-pass-1@host:1/x",
+        "http://user:fake-pass-1/x@host:1",
+        "http://us@er:fake-pass-1@host:1",
+        "HTTP://user:fake-pass-1\nx@host:1",
+    ],
+)
 def test_masked(value):
     """A name and a password are taken out, with and without a scheme."""
     assert "fake-pass-1" not in masked(value)
