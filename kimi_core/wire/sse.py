@@ -62,9 +62,10 @@ class Editor:
         if not lines:
             self._after_cr = False
             return self._hold(tail)
+        ends_overlong = self._overlong and len(lines) == 1  # what stands there may be a line end alone, and is no blank
         changed = self._complete(lines)
         if not (len(lines) == 1 and lines[0] == b"\n" and self._after_cr):
-            self._inside = lines[-1] not in _BLANK
+            self._inside = ends_overlong or lines[-1] not in _BLANK
         self._after_cr = not tail and lines[-1][-1:] == b"\r"
         if not (changed or tail):
             return data

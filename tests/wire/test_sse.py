@@ -144,6 +144,11 @@ def test_after_a_cut_an_event_stands_alone(data, cuts, limit):
         ([b"data: a\r", b"b", b"\n", b"\n"], b""),
         ([b"data: longer than the limit"], b"\n\n"),
         ([b"data: longer than the limit\n"], b"\n\n"),
+        ([b"data: longer than the limit", b"\n"], b"\n\n"),
+        ([b"data: longer than the limit", b"\r", b"\n"], b"\n\n"),
+        ([b"data: longer than the limit", b"\r\n"], b"\n\n"),
+        ([b"data: longer than the limit", b"\n", b"\n"], b""),
+        ([b"data: longer than the limit", b"\n\n"], b""),
     ],
 )
 def test_cut(chunks, end):
