@@ -48,6 +48,8 @@ from kimi_core.store import data_dir
 
 logger = logging.getLogger(__name__)
 
+LOADED_AFTER = 1.0  # seconds from the start until the rest is loaded: who waits for the start is to be answered first
+
 # options on which the providers depend; the others are read where they matter
 REBUILD = frozenset(options.NAMES) | {
     "mode",
@@ -238,6 +240,7 @@ class KimiMitm:
             _shared.scope = mine
 
     async def _load_rest(self) -> None:
+        await asyncio.sleep(LOADED_AFTER)
         await asyncio.to_thread(later.load)  # so that no request waits for it
         gc.freeze()  # what is loaded stays: to look through it for garbage again and again stops every stream
 

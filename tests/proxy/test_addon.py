@@ -448,6 +448,7 @@ async def test_what_requests_need_is_loaded_soon_after_the_start(world, monkeypa
     """The rest is loaded in a thread once the proxy runs, so that no request waits for it."""
     _, addon = world
     where = []
+    monkeypatch.setattr(module, "LOADED_AFTER", 0.0)
     monkeypatch.setattr(module.later, "load", lambda: where.append(threading.current_thread()))
     addon.running()
     (loading,) = (task for task in addon._tasks if task.get_name().startswith("kimi-mitm loading"))
