@@ -85,10 +85,12 @@ class Attempts:
             return
         self._served = True
         place = self._place
+        stayed = self._service.conversations.get(self._conversation) == account.id
         self._service.conversations.bind(self._conversation, account.id)
         self._service.note(account.id, Event.served)
         self._service.change(account.id, lambda stored: profile.remembered(stored, place))
-        self._service.activate(account.id)
+        if not stayed:  # what goes on where it was says nothing against the account that the user has chosen since
+            self._service.activate(account.id)
         self._service.want_models(account.id)
         self._service.want_usage(account)
 

@@ -104,6 +104,27 @@ async def test_a_conversation_stays_on_its_account(tmp_path):
     assert again.label == "label_a"
 
 
+async def _served(world, question):
+    """Have a conversation served; return the label of its account."""
+    exchange = world.exchange()
+    attempt = await exchange.prepare(STREAMED.replace("hi", question).encode())
+    exchange.peek(HEAD, INITIAL + text("x"), ended=False)
+    exchange.done()
+    await world.service.settle()
+    return attempt.label
+
+
+@pytest.mark.parametrize("strategy", ["sticky", "hybrid"])
+async def test_the_account_that_the_user_has_chosen_stays_active(tmp_path, strategy):
+    """A conversation that goes on where it was does not bring its account back; new ones go to the chosen one."""
+    world = World(tmp_path, social("a"), social("b"), kiro_strategy=strategy)
+    assert await _served(world, "first") == "label_a"
+    world.service.registry.update(lambda stored: setattr(stored, "active_account_id", "b"))
+    assert await _served(world, "first") == "label_a"
+    assert world.service.registry.load().active_account_id == "b"
+    assert await _served(world, "second") == "label_b"
+
+
 # --- failures -------------------------------------------------------------------------------------------------------
 
 
