@@ -11,9 +11,11 @@ import asyncio
 import base64
 import logging
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import certifi
@@ -32,6 +34,8 @@ for _library in ("httpx", "httpcore"):  # they would log every step of a login c
 
 CONNECT_TIMEOUT = 15.0  # kimi-cli: connect 15 s, read 60 s, total 120 s (utils/aiohttp.py)
 READ_TIMEOUT = 60.0
+
+_reading = threading.Lock()  # reading all CAs takes tens of milliseconds: of those who ask side by side one does it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +62,12 @@ class Outbound:
         return cls(**data)
 
     def ssl_context(self) -> ssl.SSLContext:
-        """Return a verifying TLS context. Raises ConfigError where the CA files cannot be read."""
-        if not (self.ca_file or self.ca_dir):
-            return ssl.create_default_context(cafile=certifi.where())
-        try:
-            return ssl.create_default_context(cafile=self.ca_file, capath=self.ca_dir)
-        except (OSError, ssl.SSLError) as error:
-            where = self.ca_file or self.ca_dir
-            raise ConfigError(f"The trusted CA {where} cannot be read: {error}.") from error
+        """Return a verifying TLS context, one for all who trust the same, as mitmproxy has for its own legs.
+
+        Raises ConfigError where the CA files cannot be read.
+        """
+        with _reading:
+            return _context(self.ca_file, self.ca_dir)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[httpx.AsyncClient]:
@@ -89,6 +91,16 @@ class Outbound:
             follow_redirects=False,
             timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
         )
+
+
+@cache
+def _context(ca_file: str | None, ca_dir: str | None) -> ssl.SSLContext:
+    if not (ca_file or ca_dir):
+        return ssl.create_default_context(cafile=certifi.where())
+    try:
+        return ssl.create_default_context(cafile=ca_file, capath=ca_dir)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"The trusted CA {ca_file or ca_dir} cannot be read: {error}.") from error
 
 
 async def body_of(response: httpx.Response, limit: int) -> bytes:

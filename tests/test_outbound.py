@@ -3,6 +3,7 @@ import base64
 import logging
 import ssl
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
@@ -34,6 +35,18 @@ def test_a_ca_that_cannot_be_read_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"ca\.pem"):
         Outbound(ca_file=str(path)).ssl_context()
+
+
+def test_the_cas_are_read_once(tmp_path, monkeypatch):
+    """Clients that trust the same share a context, also those that are made side by side; others have their own."""
+    trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
+    outbound = Outbound(ca_file=str(tmp_path / "ca.pem"))
+    read, make = [], ssl.create_default_context
+    monkeypatch.setattr(ssl, "create_default_context", lambda **places: read.append(places) or make(**places))
+    with ThreadPoolExecutor(8) as pool:
+        contexts = set(pool.map(lambda _: outbound.ssl_context(), range(8)))
+    assert len(contexts) == len(read) == 1
+    assert Outbound().ssl_context() not in contexts
 
 
 async def test_the_environment_is_not_asked(monkeypatch):
