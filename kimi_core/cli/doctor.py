@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from kimi_core.cli.app import App, AppCommand
@@ -25,6 +25,7 @@ from kimi_core.cli.probe import configured, recorded
 from kimi_core.errors import ConfigError
 
 COLOURS = {State.ok: "green", State.warning: "yellow", State.problem: "red", State.skipped: "dim"}
+GAP = "  "  # between two columns
 INDENT = " " * (max(map(len, State)) + 2)  # what to do stands below the id
 WORST_FIRST = (State.problem, State.warning, State.ok)
 
@@ -70,7 +71,8 @@ def doctor(app: App, *, only: tuple[str, ...], client: str | None, offline: bool
         machine = replace(machine, client=client_of(client, machine.which))
     with app.out.busy("Looking at this machine …"):
         results = list(run(chosen, machine))
-    return app.out.show(_report(results, everything=everything or bool(only)))
+    width = app.out.console.width
+    return app.out.show(_report(results, width, everything=everything or bool(only)))
 
 
 def _chosen(only: Iterable[str]) -> list[AnyCheck]:
@@ -92,14 +94,14 @@ def _where_it_is(app: App) -> App:
     return app
 
 
-def _report(results: Sequence[Result], *, everything: bool) -> Report:
-    """Return what was found; what was skipped is told to programs, and to people who ask for it."""
+def _report(results: Sequence[Result], width: int, *, everything: bool) -> Report:
+    """Return what was found, told in *width* columns; what was skipped is told to programs, and to who asks for it."""
     states = Counter(result.finding.state for result in results)
     worst = next((state for state in WORST_FIRST if states[state]), State.ok)
     data = {"state": str(worst), "checks": [_object(result) for result in results]}
     code = ExitCode.FAILED if worst is State.problem else ExitCode.OK
     shown = [result for result in results if everything or result.finding.state is not State.skipped]
-    return Report(data, Group(*_told(shown), Text(), _summary(states)), code)
+    return Report(data, Group(*_told(shown, width), Text(), _summary(states)), code)
 
 
 def _object(result: Result) -> dict[str, Any]:
@@ -113,21 +115,43 @@ def _object(result: Result) -> dict[str, Any]:
     }
 
 
-def _told(results: Sequence[Result]) -> Iterator[RenderableType]:
+def _told(results: Sequence[Result], width: int) -> Iterator[RenderableType]:
     """Yield what is said of each check; what to do stands on a line that is not broken, so that it can be copied."""
     widest = max((len(result.check.id) for result in results), default=0)
+    margin = len(INDENT) + widest + len(GAP)
     for result in results:
         finding = result.finding
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(width=max(map(len, State)))
-        grid.add_column(width=widest)
-        grid.add_column(overflow="fold")
+        first, *others = wrapped(finding.message, width, margin)
         style = "dim" if finding.state is State.skipped else ""
-        state = Text(finding.state, style=COLOURS[finding.state])
-        grid.add_row(state, Text(result.check.id, style="dim"), Text(finding.message, style=style))
-        yield grid
+        state = (f"{finding.state:<{len(INDENT)}}", COLOURS[finding.state])
+        name = (f"{result.check.id:<{widest}}{GAP}" if first else result.check.id, "dim")
+        yield _whole(Text.assemble(state, name, (first[margin:], style)))
+        yield from (_whole(Text(line, style=style)) for line in others)
         if finding.fix:
-            yield Text(f"{INDENT}To do: {finding.fix}", style="bold", no_wrap=True, overflow="ignore")
+            yield _whole(Text(f"{INDENT}To do: {finding.fix}", style="bold"))
+
+
+def wrapped(message: str, width: int, margin: int) -> list[str]:
+    """Return *message* in lines of *width* columns that begin at *margin*.
+
+    A word is never broken, for it may be a path that is to be copied: one that is longer than the room stands on a line
+    of its own that begins below the ids.
+    """
+    lines = [""]
+    for word in message.split():
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and cell_len(longer) > width - margin:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    room = width - margin
+    placed = [" " * (margin if cell_len(line) <= room else len(INDENT)) + line for line in lines]
+    return placed if cell_len(lines[0]) <= room else ["", *placed]
+
+
+def _whole(line: Text) -> Text:
+    line.no_wrap, line.overflow = True, "ignore"
+    return line
 
 
 def _summary(states: Counter[State]) -> Text:

@@ -8,6 +8,9 @@ import sys
 
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
 
 from kimi_core.cli import doctor
 from kimi_core.cli.checks import login
@@ -140,6 +143,31 @@ def test_a_person_sees_that_it_works(tmp_path):
     os.close(leader)
     assert "Looking at this machine" in shown.decode()
     assert "store.room" in shown.decode()
+
+
+LONG = "/home/somebody-with-a-long-name/.local/share/kimi-mitm/kiro-accounts.json"
+
+
+@pytest.mark.parametrize(
+    ("message", "lines"),
+    [
+        ("All is well.", [f"{'':20}All is well."]),
+        ("It is not known who made this file.", [f"{'':20}It is not known who", f"{'':20}made this file."]),
+        (f"There is no {LONG} here.", [f"{'':20}There is no", f"{doctor.INDENT}{LONG}", f"{'':20}here."]),
+        (f"{LONG} is damaged.", ["", f"{doctor.INDENT}{LONG}", f"{'':20}is damaged."]),
+    ],
+)
+def test_paths_stand_on_a_line_of_their_own(message, lines):
+    """What fits stands in its column; a path that is longer begins further to the left, and is never broken."""
+    assert doctor.wrapped(message, 40, 20) == lines
+
+
+@given(st.lists(st.text("ab/文-.", min_size=1, max_size=60), max_size=12), st.integers(1, 120), st.integers(9, 40))
+def test_no_word_is_broken(words, width, margin):
+    """Whatever is said, every word is there, in order and whole, and only a word alone is wider than there is room."""
+    lines = doctor.wrapped(" ".join(words), width, margin)
+    assert [word for line in lines for word in line.split()] == words
+    assert all(cell_len(line) <= width for line in lines if len(line.split()) > 1)
 
 
 def test_a_proxy_in_the_background_is_found(cli):
