@@ -71,12 +71,18 @@ class Outbound:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[httpx.AsyncClient]:
-        """Lend a client. It is made in a thread, for that loads httpx or reads all CAs: a stream would stand still."""
+        """Lend a client. It is made in a thread, for that loads httpx or reads all CAs: a stream would stand still.
+
+        Raises ConfigError where the CA files cannot be read.
+        """
         async with await asyncio.to_thread(self.new_client) as client:
             yield client
 
     def new_client(self) -> httpx.AsyncClient:
-        """Return a client that follows these settings; the caller closes it. No redirects, no cookies kept."""
+        """Return a client that follows these settings; the caller closes it. No redirects, no cookies kept.
+
+        Raises ConfigError where the CA files cannot be read.
+        """
         proxy = None
         if self.proxy:
             headers = {}

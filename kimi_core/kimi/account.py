@@ -70,7 +70,7 @@ class Account:
     async def call[T](self, operation: str, ask: Callable[[httpx.AsyncClient, Site, Headers], Awaitable[T]]) -> T:
         """Make a call of our own with a fresh token; on a 401 refresh once and ask once more.
 
-        Raises UpstreamError and what `token` raises.
+        Raises UpstreamError, ConfigError where the CA files cannot be read, and what `token` raises.
         """
         token = await self.token()
         async with self._outbound.client() as client:
@@ -83,12 +83,12 @@ class Account:
             return await ask(client, self.site, self._headers(operation, token))
 
     async def fetch_models(self) -> models.Catalog:
-        """Ask for the models now."""
+        """Ask for the models now. Raises what `call` raises."""
         fetch = partial(models.fetch, clock=self._clock)
         return await self.cache.refresh(lambda: self.call("models", fetch), self._clock())
 
     async def fetch_usage(self) -> usage.Usage:
-        """Ask for the usage now."""
+        """Ask for the usage now. Raises what `call` raises."""
         self.usage = await self.call("usages", partial(usage.fetch, clock=self._clock))
         return self.usage
 
