@@ -20,6 +20,7 @@ from typing import Any
 from mitmproxy import connection, ctx, http, tls
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
+from mitmproxy.proxy import server_hooks
 from mitmproxy.utils import asyncio_utils
 
 from kimi_core import later
@@ -30,6 +31,7 @@ from kimi_core.kiro.provider import Kiro
 from kimi_core.kiro.service import Service
 from kimi_core.proxy import (
     commands,
+    connecting,
     guard,
     journal,
     local,
@@ -163,6 +165,10 @@ class KimiMitm:
         """Turn away clients of other machines before a byte of theirs is read."""
         if not guard.peer_allowed(client.peername[0], self.reception.settings.networks()):
             client.error = "only clients on this machine may use this proxy (option kimi_allow_clients)"
+
+    def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
+        """Have an eye on the connection that is made now."""
+        connecting.begin(data.client)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         """Tunnel what logs in somewhere, whatever else is decrypted: its bodies are credentials."""

@@ -1,6 +1,7 @@
 """Many requests on one connection, connections that are refused on the way, and the end of the process."""
 
 import asyncio
+import socket
 import time
 
 import httpx
@@ -55,6 +56,18 @@ def test_an_upstream_proxy_that_fails_to_connect_is_tried_once_more(world, proxy
     world.upstream.refusals = 0
     assert answer.status_code == (200 if refusals == 1 else 502)
     assert len(world.upstream.connects) == 2
+
+
+def test_a_service_that_never_shakes_hands_is_given_up(start_proxy):
+    """It takes the connection and says nothing: mitmproxy would wait for ever, and so would the client."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # the system takes connections; nobody else does
+        environ = {"KIMI_CODE_BASE_URL": f"https://localhost:{listener.getsockname()[1]}/coding/v1"}
+        silent = start_proxy(named=False, options=["kimi_first_byte_timeout=1"], environ=environ)
+        with silent.local_client() as client:
+            answer = client.post(f"{silent.url}/kimi/v1/chat/completions", json=CHAT)
+            assert answer.status_code == 502
+            assert "cannot be reached" in answer.json()["error"]["message"]
+            assert client.get(f"{silent.url}/health").status_code == 200
 
 
 def test_a_client_that_waits_for_100_continue_is_served(world, proxy):
