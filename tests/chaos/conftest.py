@@ -41,14 +41,14 @@ def dice() -> Iterator[random.Random]:
     return random.Random(seed)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab(
     background: Background,  # noqa: F811
     ca: trustme.CA,  # noqa: F811
     confdir: Path,  # noqa: F811
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Lab]:
-    """Run a proxy with both logins before services that break any rule."""
+    """Run a proxy with both logins before services that break any rule: one for all files, as it has to bear it all."""
     folder = tmp_path_factory.mktemp("lab")
     with ExitStack() as stack:
         world = stack.enter_context(KiroWorld(background, ca, folder))

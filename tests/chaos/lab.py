@@ -3,10 +3,9 @@
 import json
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +13,9 @@ import httpx
 import trustme
 
 from kimi_core.kiro.accounts import Account, Accounts, new_id
+from tests.chaos import levers
 from tests.chaos.raw import RawServer
-from tests.e2e.harness import wait_until
+from tests.e2e.harness import ADDON, wait_until
 from tests.e2e.kiro_harness import API_HOSTS, RUNTIME, KiroProxy, KiroWorld
 from tests.servers.kiro import Login
 from tests.servers.kiro_answers import INITIAL, METERING, PERCENT, text
@@ -29,10 +29,12 @@ MODELS = {"kimi": "kimi-for-coding", "kiro": "claude-sonnet-4.5"}
 HOSTS = {"kimi": (KIMI_HOST,), "kiro": API_HOSTS}
 WANTED = {"kimi": b"/chat/completions", "kiro": b"GenerateAssistantResponse"}
 PROVIDERS = ("kimi", "kiro")
-LIMITS = ("kimi_first_byte_timeout", "kimi_idle_timeout", "kiro_first_byte_timeout", "kiro_idle_timeout")
-PATIENCE = 3  # seconds
-SECONDS = 30.0  # a client that waits longer has been left hanging
+PATIENCE = 40  # seconds of silence that the proxy bears, unless a test is about that: the machine may stand still
+IMPATIENCE = 1
+DEADLINE = 40
+SECONDS = 60.0  # a client that waits longer has been left hanging
 DONE = b"data: [DONE]"
+KEY = "fake-kiro-api-key-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +117,19 @@ class Lab:
         *,
         patience: int = PATIENCE,
         kind: type[KiroProxy] = KiroProxy,
+        scripts: Sequence[Path] = (Path(levers.__file__), ADDON),
         **more: Any,
     ) -> None:
         self.world = world
         self.ca = ca
-        options = [f"{name}={patience}" for name in LIMITS] + ["kiro_deadline=20"]
-        self.proxy = kind(world, folder / "proxy", confdir, options=options, **more)
+        options = [f"{name}={patience}" for name in levers.LIMITS] + [f"kiro_deadline={DEADLINE}"]
+        self.proxy = kind(world, folder / "proxy", confdir, options=options, scripts=scripts, **more)
         self.servers = {
             (provider, http2): self.server(provider, self.certificate(*hosts), http2=http2)
             for provider, hosts in HOSTS.items()
             for http2 in (False, True)
         }
-        self._keys = count(1)
+        world.keys[KEY] = Login("api_key")
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -166,11 +169,21 @@ class Lab:
                 self.lead(provider, server)
         self.recover()
 
+    @contextmanager
+    def impatient(self) -> Iterator[None]:
+        """Have requests that come meanwhile given up after a second of silence."""
+        self._bear(IMPATIENCE)
+        try:
+            yield
+        finally:
+            self._bear(PATIENCE)
+
+    def _bear(self, seconds: int) -> None:
+        httpx.get(f"{self.proxy.url}{levers.PATH}{seconds}", trust_env=False, timeout=SECONDS).raise_for_status()
+
     def recover(self) -> None:
         """Have a Kiro account that nothing stands against; what is noted of the one before may come late."""
-        key = f"fake-kiro-api-key-{next(self._keys)}"
-        self.world.keys[key] = Login("api_key")
-        account = Account(id=new_id(), label="key", auth_method="api_key", access_token=key)
+        account = Account(id=new_id(), label="key", auth_method="api_key", access_token=KEY)
 
         def change(accounts: Accounts) -> None:
             for old in list(accounts.accounts):

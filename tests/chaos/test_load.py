@@ -17,14 +17,16 @@ from tests.e2e.harness import ADDON, ROOT, wait_until
 from tests.e2e.kiro_harness import KiroProxy, KiroWorld
 from tests.servers.script import chat_events
 
-SEQUENTIAL = {"kimi": 750, "kiro": 250}  # `make soak` has many times as many
-WARM = 150  # streams after which caches, pools and the allocator have what they keep
+SEQUENTIAL = {"kimi": 400, "kiro": 150}  # `make soak` has many times as many
+WARM = 100  # streams after which caches, pools and the allocator have what they keep
 AT_ONCE = 200
-PIECE = "x" * 12_000  # a body that is kept for each stream would show: 12 KiB of each, of Kiro's twice
+PIECE = "x" * 48_000  # a body that is kept for each stream would show
 MEMORY = 8 * 1024  # KiB by which the allocator may grow after all
 KIB_PER_STREAM = 2
-OBJECTS_PER_STREAM = 2  # what the collector counts: a stream that is kept whole is hundreds
+OBJECTS = 2000  # what the collector counts: a call of the program's own that is under way, a client and all it has
+OBJECTS_PER_STREAM = 2  # a stream that is kept whole is hundreds
 RELOADS = 2
+CALM = 60.0  # seconds for the ends of connections, and for calls beside requests
 MOST_LEFT = 40  # of any kind of object, once all streams are over: connections that are kept alive, and our own probe
 
 
@@ -65,24 +67,26 @@ def gauged(lab):
     return found
 
 
-def settled(lab, before):
-    """Return what the process has once the ends of its connections have been seen to."""
+def grown(before, after, streams):
+    """Return what of *after* is more than *streams* between two gauges explain."""
+    spare = dict.fromkeys(gauge.COUNTED, MOST_LEFT) | dict.fromkeys(("files", "sockets", "tasks", "threads"), 8)
+    spare["objects"] = OBJECTS + OBJECTS_PER_STREAM * streams
+    spare["memory"] = MEMORY + KIB_PER_STREAM * streams
+    return {name: (before[name], after[name]) for name, more in spare.items() if after[name] > before[name] + more}
+
+
+def assert_nothing_grew(lab, before, streams):
+    """Compare a gauge with what the process has once it has seen to the ends of its connections."""
+    left = {}
 
     def calm():
-        found = gauged(lab)
-        return found if found["sockets"] <= before["sockets"] + 8 and found["HTTPFlow"] <= MOST_LEFT else None
+        left.clear()
+        left.update(grown(before, gauged(lab), streams))
+        return not left
 
-    return wait_until(calm, f"that connections end (before: {before}, now: {gauged(lab)})", 15)
-
-
-def assert_nothing_grew(before, after, streams):
-    """Compare two gauges; *streams* passed between them."""
-    for name in gauge.COUNTED:
-        assert after[name] <= before[name] + MOST_LEFT, (name, before, after)
-    for name in ("files", "sockets", "tasks", "threads"):
-        assert after[name] <= before[name] + 8, (name, before, after)
-    assert after["objects"] - before["objects"] < OBJECTS_PER_STREAM * streams, (before, after)
-    assert after["memory"] - before["memory"] < MEMORY + KIB_PER_STREAM * streams, (before, after)
+    with contextlib.suppress(AssertionError):
+        wait_until(calm, "calm", CALM)
+    assert not left
 
 
 class Client:
@@ -138,7 +142,7 @@ def save_script(lab, number):
     """Save the script, and wait until mitmproxy has loaded it anew."""
     before = lab.proxy.log().count("Loading script")
     lab.script.write_text(f"{ADDON.read_text()}\n# saved {number}\n")
-    wait_until(lambda: lab.proxy.log().count("Loading script") > before, "the reload", 30)
+    wait_until(lambda: lab.proxy.log().count("Loading script") > before, "the reload", SECONDS)
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -161,7 +165,7 @@ def test_streams_one_after_the_other_leave_nothing(lab, soak, provider):
     asyncio.run(run(WARM))
     before = gauged(lab)
     asyncio.run(run(SEQUENTIAL[provider] * soak))
-    assert_nothing_grew(before, settled(lab, before), SEQUENTIAL[provider] * soak)
+    assert_nothing_grew(lab, before, SEQUENTIAL[provider] * soak)
 
 
 def test_many_streams_at_once_leave_nothing(lab, soak):
@@ -186,15 +190,14 @@ def test_many_streams_at_once_leave_nothing(lab, soak):
             lab.world.background.run(gate.set)
         return [task.result() for task in tasks]
 
-    for _ in range(WARM // 50):
-        lab.probe()
-    before = gauged(lab)
-    for _ in range(soak):
+    before = {}
+    for _ in range(1 + soak):  # the first crowd makes the room that the others need as well
+        if opened:
+            before = before or gauged(lab)
         opened.clear()
         lab.world.background.run(gate.clear)
         lab.servers["kimi", False].always = script
         assert all(asyncio.run(crowd()))
         lab.servers["kimi", False].always = None
-    after = settled(lab, before)
-    assert_nothing_grew(before | {"objects": before["objects"] + 5000}, after, 40 * AT_ONCE * soak)
+    assert_nothing_grew(lab, before, AT_ONCE * soak)
     assert json.loads(httpx.get(f"{lab.proxy.url}/health", trust_env=False).text)

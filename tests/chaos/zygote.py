@@ -2,16 +2,23 @@
 
 Standard input has a line per worker, its seed; standard output answers with its pid. Each worker does one thing after
 another until it is killed: asks for fresh tokens, has them renewed, imports another program's login, notes something.
+
+A refresh has a process of its own, as it has of the program's; but it is forked as well, by a process that does
+nothing else, where the program starts an interpreter: that takes so long that most kills would meet imports.
 """
 
 import asyncio
+import contextlib
+import importlib
 import json
 import os
 import random
 import signal
+import socket
 import sys
 from pathlib import Path
 
+from kimi_core import detached
 from kimi_core.errors import KimiMitmError
 from kimi_core.exchange import Headers
 from kimi_core.kimi.constants import Site
@@ -31,6 +38,52 @@ class Me:
         return HEADERS
 
 
+class Forked:
+    """Stands for the `subprocess.Popen` of `kimi_core.detached`: *nursery* forks the process."""
+
+    def __init__(self, nursery, module):
+        theirs, self.order = os.pipe()
+        self.outcome, ours = os.pipe()
+        socket.send_fds(nursery, [module.encode()], [theirs, ours])
+        os.close(theirs)
+        os.close(ours)
+
+    def communicate(self, order):
+        """Write the order, and read to the end."""
+        with contextlib.suppress(BrokenPipeError), os.fdopen(self.order, "wb") as file:
+            file.write(order)
+        with os.fdopen(self.outcome, "rb") as file:
+            return file.read(), None
+
+
+def nurse(asked):
+    """Fork a process for each module and pair of pipes that comes, until nobody is left who could ask."""
+    while True:
+        module, pipes, *_ = socket.recv_fds(asked, 200, 2)
+        if not module:
+            os._exit(0)
+        if not os.fork():
+            os.setsid()
+            for number, mine in enumerate((*pipes, os.open(os.devnull, os.O_WRONLY))):
+                os.dup2(mine, number)
+                os.close(mine)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            importlib.import_module(module.decode()).main()
+            os._exit(0)
+        for each in pipes:
+            os.close(each)
+
+
+def nursery():
+    """Start the process that forks the others; return the socket that it is asked by."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if not os.fork():
+        ours.close()
+        nurse(theirs)
+    theirs.close()
+    return ours
+
+
 def count(account_id):
     """Return a change that counts one more request of an account."""
 
@@ -46,9 +99,10 @@ class Worker:
         self.folder = Path(order["folder"])
         self.endpoints = Endpoints(oidc_origin=order["aws"], auth_origin=order["aws"])
         self.imports = order["imports"]
-        self.session = Session(Site("kimi.test", order["kimi"], order["kimi"]), Me(), Outbound(), folder=self.folder)
+        self.outbound = Outbound(ca_file=order["ca"])  # one CA, for all the public ones take long to read
+        self.session = Session(Site("kimi.test", order["kimi"], order["kimi"]), Me(), self.outbound, folder=self.folder)
         self.registry = Registry(self.folder)
-        self.tokens = Tokens(self.registry, lambda _: HEADERS, Outbound(), self.endpoints)
+        self.tokens = Tokens(self.registry, lambda _: HEADERS, self.outbound, self.endpoints)
         self.chance = random.Random(seed)
 
     async def renew_kimi(self):
@@ -66,8 +120,8 @@ class Worker:
 
     async def take_over(self):
         found = self.chance.choice(self.imports)
-        candidate = Account(id=new_id(), **found).to_json()
-        await refresher.in_child(Job(self.folder, self.endpoints, HEADERS, Outbound().to_json(), candidate=candidate))
+        candidate, outbound = Account(id=new_id(), **found).to_json(), self.outbound.to_json()
+        await refresher.in_child(Job(self.folder, self.endpoints, HEADERS, outbound, candidate=candidate))
 
     async def work(self):
         works = (self.renew_kimi, self.renew_kiro, self.take_over, self.note, self.note)
@@ -82,6 +136,10 @@ def main():
     """Fork a worker for each line, until there are no more."""
     order = json.loads(sys.argv[1])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a worker
+    importlib.import_module("kimi_core.kimi.oauth")  # what a refresh would import only when it is due
+    importlib.import_module("kimi_core.kiro.refresh")
+    asked = nursery()
+    detached._start = lambda module: Forked(asked, module)
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
