@@ -47,6 +47,7 @@ def _answer_of(path: str, view: str | None = None) -> Callable[[Tab], None]:
             tab.get_by_text("View:").first.click()
             tab.get_by_text(view.lower(), exact=True).click()
             tab.get_by_text(view, exact=True).wait_for()
+        tab.evaluate("document.activeElement.blur()")  # the ring of the last click says nothing
         tab.wait_for_load_state("networkidle")
 
     return open_it
@@ -75,7 +76,7 @@ def take(shot: Shot, on: Stage) -> bytes:
         tab.wait_for_load_state("networkidle")
         if shot.prepare:
             shot.prepare(tab)
-        return small(tab.screenshot(full_page=shot.full))
+        return small(tab.screenshot(full_page=shot.full, animations="disabled"))
 
 
 def small(png: bytes) -> bytes:

@@ -10,7 +10,7 @@ from kimi_core.page.state import Entry, Outcome
 
 NOTHING = "–"
 JUST_NOW = 5.0  # seconds; a shorter age is none
-AGES = ((86400, "d"), (3600, "h"), (60, "min"))
+AGES = ((86400, "d"), (3600, "h"), (60, "m"))
 MINUTE = 60.0
 LONG = 600.0  # seconds; from here on nobody wants to know the seconds
 TEN = 10.0
@@ -38,12 +38,12 @@ def full(moment: float) -> str:
 
 
 def ago(moment: float, now: float) -> str:
-    """Return how long ago *moment* was, in its largest unit: ``3 min ago``."""
+    """Return how long ago *moment* was, in its largest unit: ``3m ago``."""
     seconds = now - moment
     if seconds < JUST_NOW:
         return "just now"
     size, unit = next(((size, unit) for size, unit in AGES if seconds >= size), (1, "s"))
-    return f"{int(seconds // size)} {unit} ago"
+    return f"{int(seconds // size)}{unit} ago"
 
 
 def until(moment: float, now: float) -> str:

@@ -19,7 +19,7 @@ let asking = false;
 // --- words for times: the same as words.py's ------------------------------------------------------------------------
 
 const SPANS = [[86400, "d"], [3600, "h"], [60, "m"], [1, "s"]];
-const AGES = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+const AGES = [[86400, "d"], [3600, "h"], [60, "m"], [1, "s"]];
 
 function span(seconds) {
   let rest = Math.max(0, Math.round(seconds));
@@ -39,7 +39,7 @@ function lasting(seconds) {
 function ago(seconds) {
   if (seconds < 5) return "just now";
   const [size, unit] = AGES.find(([length]) => seconds >= length);
-  return `${Math.floor(seconds / size)} ${unit} ago`;
+  return `${Math.floor(seconds / size)}${unit} ago`;
 }
 
 const WORDS = {
