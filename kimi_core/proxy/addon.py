@@ -248,7 +248,8 @@ class KimiMitm:
     async def _load_rest(self) -> None:
         await asyncio.sleep(LOADED_AFTER)
         await asyncio.to_thread(later.load)  # so that no request waits for it
-        gc.freeze()  # what is loaded stays: to look through it for garbage again and again stops every stream
+        if not self.reception.open and not gc.get_freeze_count():  # what is frozen is never collected: no stream may be
+            gc.freeze()  # what is loaded stays: to look through it for garbage again and again stops every stream
 
     def _time_refreshes(self) -> None:
         """Run the timer of the providers in use, and of no others."""

@@ -444,17 +444,22 @@ async def test_the_timer_follows_the_options(world, monkeypatch):
     assert kept == list(addon.reception.providers)
 
 
-async def test_what_requests_need_is_loaded_soon_after_the_start(world, monkeypatch):
-    """The rest is loaded in a thread once the proxy runs, so that no request waits for it."""
+@pytest.mark.parametrize(("under_way", "frozen", "freezes"), [(0, 0, 1), (1, 0, 0), (0, 5, 0)])
+async def test_what_requests_need_is_loaded_soon_after_the_start(world, monkeypatch, under_way, frozen, freezes):
+    """The rest is loaded in a thread once the proxy runs, then frozen: once, and no stream along with it."""
     _, addon = world
-    where = []
+    where, calls = [], []
+    collector = SimpleNamespace(freeze=lambda: calls.append("freeze"), get_freeze_count=lambda: frozen)
     monkeypatch.setattr(module, "LOADED_AFTER", 0.0)
     monkeypatch.setattr(module.later, "load", lambda: where.append(threading.current_thread()))
+    monkeypatch.setattr(module, "gc", collector)
+    monkeypatch.setattr(addon.reception, "open", under_way)
     addon.running()
     (loading,) = (task for task in addon._tasks if task.get_name().startswith("kimi-mitm loading"))
     await loading
     assert len(where) == 1
     assert where != [threading.main_thread()]
+    assert calls == ["freeze"] * freezes
 
 
 async def test_a_login_is_not_missed_where_one_provider_has_one(world, monkeypatch, caplog):
