@@ -1,8 +1,11 @@
 """Modules that are put off: there when they are used, missed at once where they are not installed."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +57,21 @@ def test_a_module_that_puts_off_another_has_that_loaded_too(monkeypatch):
     later.module("csv")
     later.load()
     assert loaded == ["csv", "wave"]
+
+
+def test_what_is_not_installed_is_missed_at_the_start():
+    """No library is first asked for by what is put off: whatever is missing is told when the addon is loaded."""
+    code = """
+import json, sys
+import mitmproxy.tools.dump, kimi_core.proxy.addon
+from kimi_core import later
+known = {*sys.modules, *later._expected}
+later.load()
+print(json.dumps([sorted({name.partition(".")[0] for name in names}) for names in (known, sys.modules)]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    known, loaded = map(set, json.loads(done.stdout))
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"\W", line.replace("-", "_"))[0] for line in project["dependencies"]}
+    assert {"httpx", "rich"} <= loaded
+    assert (loaded - known) & needed <= {"rich"}  # which httpx asks for, and does without

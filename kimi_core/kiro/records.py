@@ -25,7 +25,8 @@ SHOWN = frozenset({"id", "label", "auth_method", "region", "state", "enabled", "
 class Record(BaseModel):
     """Keeps unknown keys; shows nothing in a repr but `SHOWN`, and no value in a message."""
 
-    model_config = ConfigDict(extra="allow", hide_input_in_errors=True)
+    # built when first used: a start without accounts does not wait for it
+    model_config = ConfigDict(extra="allow", hide_input_in_errors=True, defer_build=True)
 
     INSTEAD: ClassVar[dict[str, Any]] = {}  # fields of a record that is not wholly understood
     _unknown: tuple[str, ...] = PrivateAttr(())
