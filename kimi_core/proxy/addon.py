@@ -70,6 +70,7 @@ class Shared:
     """The allow_hosts that was set here, to tell it from the user's own."""
     recorder: journal.Recorder = field(default_factory=journal.Recorder)
     started_at: float = field(default_factory=time.time)
+    patience: connecting.Patience = field(default_factory=connecting.Patience)
 
 
 _shared = Shared(ReasoningMemory(), [])
@@ -167,8 +168,26 @@ class KimiMitm:
             client.error = "only clients on this machine may use this proxy (option kimi_allow_clients)"
 
     def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
-        """Have an eye on the connection that is made now."""
-        connecting.begin(data.client)
+        """Have an eye on a connection to a service that is made now."""
+        if any(data.server.address in provider.origins() for provider in self.reception.providers):
+            _shared.patience.begin(data.server, self._connect_seconds())
+
+    def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
+        """Leave a connection alone that is there, but for the handshake of TLS."""
+        if not data.server.tls:
+            _shared.patience.end(data.server)
+
+    def tls_established_server(self, data: tls.TlsData) -> None:
+        """Leave a connection alone that is there."""
+        _shared.patience.end(data.conn)
+
+    def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
+        """Leave a connection alone that has failed."""
+        _shared.patience.end(data.server)
+
+    def server_disconnected(self, data: server_hooks.ServerConnectionHookData) -> None:
+        """Leave a connection alone that is over, maybe in the middle of its handshake."""
+        _shared.patience.end(data.server)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         """Tunnel what logs in somewhere, whatever else is decrypted: its bodies are credentials."""
@@ -223,6 +242,12 @@ class KimiMitm:
         self.reception.finish(flow)
 
     # --- parts ---------------------------------------------------------------------------------------------------
+
+    def _connect_seconds(self) -> float:
+        """Return how long a connection may take to be made: no longer than the first byte of an answer may."""
+        settings = self.reception.settings
+        limits = (settings.kimi_first_byte_timeout, settings.kiro_first_byte_timeout)
+        return min([connecting.SECONDS, *filter(None, limits)])
 
     def _current_kimi(self) -> Kimi:
         assert self._kimi is not None  # configure runs before anything asks

@@ -50,7 +50,7 @@ from mitmproxy.proxy.layers.http import (
 )
 from mitmproxy.utils import human
 
-from kimi_core.proxy import connecting, trailers
+from kimi_core.proxy import trailers
 from kimi_core.proxy.replay import Attempt, Broken, Control, Sink, control_of, guarded
 from kimi_core.proxy.seal import twin
 
@@ -301,9 +301,7 @@ class ReplayStream(StockStream):
         if control is None:
             return (yield from super().make_server_connection())
         self._tidy()
-        with connecting.waiting(self.context.client, control.limits.first_byte):
-            connected = yield from super().make_server_connection()
-        if not connected or (yield from self.check_killed(True)):
+        if not (yield from super().make_server_connection()) or (yield from self.check_killed(True)):
             return False
         why = guarded(UNCHECKED, control.permit, self.flow, self.context.server)
         if why is not None:

@@ -445,6 +445,28 @@ async def test_the_timer_follows_the_options(world, monkeypatch):
 
 
 @pytest.mark.parametrize(("under_way", "frozen", "freezes"), [(0, 0, 1), (1, 0, 0), (0, 5, 0)])
+@pytest.mark.parametrize("end", ["server_connected", "tls_established_server", "server_connect_error", None])
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_connection_to_a_service_is_made_in_time_or_given_up(world, ours, end):
+    """Whoever else is connected to has mitmproxy's own limits; a silent service costs its connection alone."""
+    tctx, addon = world
+    tctx.options.kimi_first_byte_timeout = 1
+    host, port = addon.reception.providers[0].origins()[0]
+    server = connection.Server(address=(host if ours else "other.test", port), timestamp_start=1.0)
+    data = SimpleNamespace(server=server, conn=server, client=None)
+    clocks = module._shared.patience._clocks
+    addon.server_connect(data)
+    assert (server.id in clocks) is ours
+    if ours:
+        assert clocks[server.id].when() - asyncio.get_running_loop().time() <= 1
+    server.tls = True
+    addon.server_connected(data)
+    assert (server.id in clocks) is ours  # the handshake is still to come
+    server.tls = False
+    (getattr(addon, end) if end else addon.server_disconnected)(data)
+    assert server.id not in clocks
+
+
 async def test_what_requests_need_is_loaded_soon_after_the_start(world, monkeypatch, under_way, frozen, freezes):
     """The rest is loaded in a thread once the proxy runs, then frozen: once, and no stream along with it."""
     _, addon = world
