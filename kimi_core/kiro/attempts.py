@@ -27,6 +27,7 @@ from kimi_core.routing import authority
 
 logger = logging.getLogger(__name__)
 
+TRIES = 3  # attempts under one invocation id: what the official clients say of themselves (max=3, kiro.md §3.2)
 _LABEL = re.compile(r"[^\x21-\x7e]+")
 
 
@@ -49,13 +50,15 @@ class Attempts:
     def __init__(self, service: Service, translated: Translated, conversation: str, deadline: float) -> None:
         self.account: Account | None = None
         """The account that is asked now."""
-        self.invocation = str(uuid.uuid4())
+        self.id = str(uuid.uuid4())
+        """Names the answer to the client; the service is never told."""
         self._service = service
         self._translated = translated
         self._conversation = conversation
         self._deadline = deadline
         self._place: Place
         self._sent = 0
+        self._calls: dict[str, tuple[str, int]] = {}  # account -> invocation id, attempts under it
         self._tried: set[str] = set()
         self._helped: set[tuple[str, Action]] = set()  # account and what was done for it once
         self._refused: dict[str, str] = {}  # account that could not be helped for want of attempts -> its refused token
@@ -213,10 +216,11 @@ class Attempts:
         origin = urlsplit(place.origin(self._service.endpoints))
         port = origin.port or (443 if origin.scheme == "https" else 80)
         host = origin.hostname or ""
+        invocation, number = self._call(account.id)
         headers = identity.headers(
             "generate",
-            invocation=self.invocation,
-            attempt=self._sent,
+            invocation=invocation,
+            attempt=number,
             bearer=f"Bearer [kiro {label(account)}]",
             auth_method=account.auth_method,
         )
@@ -233,6 +237,18 @@ class Attempts:
         )
         self._service.previews.request(attempt.label, attempt.body or b"")
         return attempt
+
+    def _call(self, account_id: str) -> tuple[str, int]:
+        """Return invocation id and number of the next attempt on an account, as a client of that account has them.
+
+        One id for several accounts would tell the service that they are of one hand, and a fourth of three attempts
+        that no client of its own asks.
+        """
+        invocation, made = self._calls.get(account_id, ("", TRIES))
+        if made == TRIES:
+            invocation, made = str(uuid.uuid4()), 0
+        self._calls[account_id] = invocation, made + 1
+        return invocation, made + 1
 
     def _left(self) -> int:
         """Return how many attempts are left."""

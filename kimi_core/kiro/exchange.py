@@ -291,4 +291,4 @@ class KiroExchange(Exchange):
         return fields
 
     def _completion_id(self) -> str:
-        return f"chatcmpl-{self._rotation.invocation}"
+        return f"chatcmpl-{self._rotation.id}"

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import random
-import re
 import threading
 import time
 from collections import Counter, defaultdict
@@ -91,8 +90,8 @@ class Weather:
         if self.dice.random() >= FAULTS:
             return None
         name = self._draw(self.dice.choice([PASSING, FINAL] if label == self.well else [SICK, SICK, PASSING, FINAL]))
-        attempt = int(re.search(r"attempt=(\d+)", seen.header("amz-sdk-request")).group(1))
-        if name in PASSING and attempt > 1:
+        asked = (user_of(one)["content"] for one in self.world.kiro.of("generate"))
+        if name in PASSING and sum(content == marker for content in asked) > 1:
             return None  # there may be too few attempts left for one more on this account, which bears it
         self.met[name] += 1
         if name in SICK:

@@ -288,6 +288,20 @@ async def test_a_pause_beyond_the_deadline_is_not_made(tmp_path):
     assert world.pauses == []
 
 
+async def test_each_account_is_asked_as_by_a_client_of_its_own(tmp_path):
+    """Attempts on one account share an id and are counted to three; no two accounts are asked under one id."""
+    world, exchange, attempt = await _opened(tmp_path, social("a"), *[social(x, enabled=False) for x in "xyz"])
+    seen = [attempt, *[(await exchange.judge(answer)).attempt for answer in (EXPIRED, PROFILE, BROKEN)]]
+    world.service.registry.update(lambda stored: stored.put(social("x")))
+    seen.append((await exchange.judge(RATE)).attempt)
+    assert [one.label for one in seen] == ["label_a"] * 4 + ["label_x"]
+    counted = ["attempt=1; max=3", "attempt=2; max=3", "attempt=3; max=3", "attempt=1; max=3", "attempt=1; max=3"]
+    assert [one.headers.get("amz-sdk-request") for one in seen] == counted
+    ids = [one.headers.get("amz-sdk-invocation-id") for one in seen]
+    assert len(set(ids[:3])) == 1
+    assert len(set(ids[2:])) == 3
+
+
 async def test_a_lost_connection_is_a_failed_attempt(tmp_path):
     """A transport error is judged like any other failure."""
     _, exchange, _ = await _opened(tmp_path, social("a"))
