@@ -444,7 +444,6 @@ async def test_the_timer_follows_the_options(world, monkeypatch):
     assert kept == list(addon.reception.providers)
 
 
-@pytest.mark.parametrize(("under_way", "frozen", "freezes"), [(0, 0, 1), (1, 0, 0), (0, 5, 0)])
 @pytest.mark.parametrize("end", ["server_connected", "tls_established_server", "server_connect_error", None])
 @pytest.mark.parametrize("ours", [True, False])
 async def test_a_connection_to_a_service_is_made_in_time_or_given_up(world, ours, end):
@@ -467,6 +466,7 @@ async def test_a_connection_to_a_service_is_made_in_time_or_given_up(world, ours
     assert server.id not in clocks
 
 
+@pytest.mark.parametrize(("under_way", "frozen", "freezes"), [(0, 0, 1), (1, 0, 0), (0, 5, 0)])
 async def test_what_requests_need_is_loaded_soon_after_the_start(world, monkeypatch, under_way, frozen, freezes):
     """The rest is loaded in a thread once the proxy runs, then frozen: once, and no stream along with it."""
     _, addon = world
