@@ -149,5 +149,12 @@ def max_tokens_bounds(model: ModelInfo | None) -> tuple[int, int] | None:
     found = properties.get("max_tokens") if isinstance(properties, Mapping) else None
     if not isinstance(found, Mapping):
         return None
-    low, high = found.get("minimum", 1), found.get("maximum", MOST_TOKENS)
-    return (int(low), int(high)) if isinstance(low, int | float) and isinstance(high, int | float) else None
+    low, high = _bound(found, "minimum", 1), _bound(found, "maximum", MOST_TOKENS)
+    return (low, high) if low is not None and high is not None and low <= high else None
+
+
+def _bound(schema: Mapping[str, Any], name: str, otherwise: int) -> int | None:
+    """Return a bound of *schema*, *otherwise* where it has none, and None for what is no number of tokens."""
+    found = schema.get(name, otherwise)
+    usual = isinstance(found, int | float) and not isinstance(found, bool) and 1 <= found <= MOST_TOKENS
+    return int(found) if usual else None

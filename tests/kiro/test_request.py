@@ -198,6 +198,9 @@ def test_the_limit_of_tokens(model, fields, native, local):
     [
         ({"properties": {"max_tokens": {"type": "integer"}}}, ({"max_tokens": 70}, None)),
         ({"properties": {"max_tokens": {"minimum": "odd"}}}, ({}, 70)),
+        ({"properties": {"max_tokens": {"maximum": float("inf")}}}, ({}, 70)),
+        ({"properties": {"max_tokens": {"minimum": float("nan")}}}, ({}, 70)),
+        ({"properties": {"max_tokens": {"minimum": 9, "maximum": 8}}}, ({}, 70)),
         ({"properties": {"max_tokens": True}}, ({}, 70)),
         ({"properties": []}, ({}, 70)),
         ({}, ({}, 70)),
