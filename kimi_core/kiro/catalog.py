@@ -17,7 +17,7 @@ from kimi_core.plain import line, plain
 DEFAULT_MODEL = "auto"
 TEXT, IMAGE = "TEXT", "IMAGE"  # input types, in the service's spelling
 FALLBACK_DATE = "2026-05-24"
-_NONSENSE = 1e12  # tokens; beyond it a count is none
+_NONSENSE = 1e12  # beyond it no number of a list means anything, be it of tokens or credits
 MAX_MODELS = 1000  # of a list over all its pages; the service has a few dozen
 
 
@@ -204,12 +204,13 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    usual = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _NONSENSE
+    return float(value) if usual else None  # neither infinite nor NaN, for which JSON has no words
 
 
 def _count(value: object) -> int | None:
     number = _number(value)
-    return int(number) if number is not None and 0 < number < _NONSENSE else None  # NaN compares with nothing
+    return int(number) if number is not None and number > 0 else None
 
 
 # --- the list of a day -----------------------------------------------------------------------------------------------
