@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
@@ -62,7 +63,7 @@ def sync(app: App, kinds: tuple[str, ...], *, shared: bool, only: tuple[str, ...
 
 
 async def _sync(
-    app: App, service: Service, kinds: list[str], *, shared: bool, only: frozenset[str], new: bool
+    app: App, service: Service, kinds: Sequence[str], *, shared: bool, only: frozenset[str], new: bool
 ) -> tuple[Line, ...]:
     places = sources.discover(around(app), kinds)
     importer = Importer(service.registry, service.tokens, asker(app, service), clock=app.world.clock)

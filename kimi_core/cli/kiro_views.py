@@ -43,7 +43,7 @@ def account_object(account: Account, active: str | None, now: float) -> dict[str
         **{field: None if field in account.unknown else getattr(account, field) for field in kept},
         "unknown": list(account.unknown),
         "usage": usage_object(account),
-        "shared_with": NAMES.get(account.source.kind, account.source.kind) if account.source else None,
+        "shared_with": NAMES[account.source.kind] if account.source else None,
         "state": found.state,
         "problem": _problem(account, found),
         "next": found.next,
@@ -108,7 +108,7 @@ def _back(found: Condition) -> str:
 
 
 def _origin(account: Account) -> str:
-    shared = f"read from {NAMES.get(account.source.kind, account.source.kind)}" if account.source else ""
+    shared = f"read from {NAMES[account.source.kind]}" if account.source else ""
     return ", ".join(part for part in (method(account), account.region, shared) if part)
 
 

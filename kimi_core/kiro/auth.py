@@ -202,7 +202,7 @@ class Tokens:
             raise AccountNewer(f"The Kiro account {stored.label or stored.id} was made by a newer version.")
         account = sources.view(stored, self._around)
         if not (account.access_token or account.refresh_token):
-            where = sources.NAMES.get(account.source.kind, account.source.kind) if account.source else "it"
+            where = sources.NAMES[account.source.kind] if account.source else "it"
             raise NoAccount(f"The Kiro account {account.label} is no longer found in {where}.")
         return account
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Final
 
 from kimi_core.kiro.accounts import Account, AuthMethod, new_id
 from kimi_core.kiro.stores import Row, Surroundings, Token, login, read_json, sso_method, text
 
-KIND = "kiro-ide"
+KIND: Final = "kiro-ide"
 FILE = "kiro-auth-token.json"
 PROFILE = Path("User", "globalStorage", "kiro.kiroagent", "profile.json")
 KEY = "ide"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kimi_core.kiro.accounts import Account, AuthMethod, new_id
 from kimi_core.kiro.stores import Surroundings, Token, database, json_object, key_values, login, sso_method, text
 
-KIND = "kiro-cli"
+KIND: Final = "kiro-cli"
 OVERRIDES = ("KIROCLI_DB_PATH", "KIRO_CLI_DB_FILE")
 FILE = "data.sqlite3"
 SSO_KEYS = ("kirocli:odic:token", "kirocli:oidc:token", "codewhisperer:odic:token")  # "odic" is how it is spelled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -10,7 +11,8 @@ from kimi_core.kiro.accounts import Account, AuthMethod, new_id
 from kimi_core.kiro.expiry import milliseconds
 from kimi_core.kiro.stores import Row, Surroundings, Token, Unreadable, database, read_json, sso_method, table, text
 
-KIND, DATABASE_KIND = "opencode", "opencode-db"
+KIND: Final = "opencode"
+DATABASE_KIND: Final = "opencode-db"
 FILE, DATABASE = "multi-kiro.json", "kiro.db"
 KEPT = ("label", "email", "region", "oidc_region", "client_id", "client_secret", "profile_arn", "start_url")
 COUNTED = ("request_count", "last_used")

@@ -6,7 +6,7 @@ understood, and written back as it stands, whatever is done with it here.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -84,10 +84,13 @@ class UsageRecord(Record):
     resets_at: int | None = None
 
 
+type SourceKind = Literal["opencode", "kiro-cli", "kiro-ide", "opencode-db", "environment"]  # `sources.NAMES`
+
+
 class Source(Record):
     """The place in another program's store that a shared account is read from each time (`sources.read`)."""
 
-    kind: str
+    kind: SourceKind
     path: str
     key: str = ""
 

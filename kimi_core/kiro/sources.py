@@ -6,21 +6,21 @@ nothing is ever written to another program's store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from kimi_core.kiro import ide_store, kiro_cli_store, opencode_store
 from kimi_core.kiro.account import LOGIN_FIELDS
 from kimi_core.kiro.accounts import Account, new_id
-from kimi_core.kiro.records import Source
+from kimi_core.kiro.records import Source, SourceKind
 from kimi_core.kiro.stores import Surroundings, Token, Unreadable
 from kimi_core.tokens import digest
 
 API_KEY = "KIRO_API_KEY"
-ENVIRONMENT = "environment"
-NAMES = {  # for people
+ENVIRONMENT: Final = "environment"
+NAMES: Mapping[SourceKind, str] = {  # for people
     opencode_store.KIND: "opencode's multi-kiro.json",
     kiro_cli_store.KIND: "kiro-cli",
     ide_store.KIND: "Kiro IDE",
@@ -33,7 +33,7 @@ NAMES = {  # for people
 class Place:
     """One store that is there: its logins, newest first, or the problem with it."""
 
-    kind: str
+    kind: SourceKind
     path: str
     tokens: tuple[Token, ...] = ()
     problem: str | None = None
@@ -94,22 +94,24 @@ FORGIVEN: dict[str, Any] = {
 KEPT_BY_US = frozenset({"email", "user_id", "refreshed_at"})  # no store of another program has them
 
 
-def _paths(around: Surroundings) -> list[tuple[str, Path | str]]:
+def _paths(around: Surroundings) -> list[tuple[SourceKind, Path | str]]:
     """Return every place with its kind, in the order of import.
 
     The plugin's accounts come first: it made them from kiro-cli's tokens, which may have been spent for that.
     """
-    finders: dict[str, Callable[[Surroundings], tuple[Path, ...]]] = {
+    finders: dict[SourceKind, Callable[[Surroundings], tuple[Path, ...]]] = {
         opencode_store.KIND: opencode_store.paths,
         kiro_cli_store.KIND: kiro_cli_store.paths,
         ide_store.KIND: ide_store.paths,
         opencode_store.DATABASE_KIND: opencode_store.database_paths,
     }
-    found: list[tuple[str, Path | str]] = [(kind, path) for kind, paths in finders.items() for path in paths(around)]
+    found: list[tuple[SourceKind, Path | str]] = [
+        (kind, path) for kind, paths in finders.items() for path in paths(around)
+    ]
     return [*found, (ENVIRONMENT, API_KEY)]
 
 
-def _place(kind: str, path: str, around: Surroundings) -> Place:
+def _place(kind: SourceKind, path: str, around: Surroundings) -> Place:
     try:
         tokens = _tokens(kind, path, around)
     except Unreadable as error:
@@ -117,7 +119,7 @@ def _place(kind: str, path: str, around: Surroundings) -> Place:
     return Place(kind, path, tuple(sorted(tokens, key=lambda token: -token.account.expires_at)))
 
 
-def _tokens(kind: str, path: str, around: Surroundings) -> tuple[Token, ...]:
+def _tokens(kind: SourceKind, path: str, around: Surroundings) -> tuple[Token, ...]:
     match kind:
         case kiro_cli_store.KIND:
             return kiro_cli_store.read(Path(path))

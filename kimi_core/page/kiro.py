@@ -57,7 +57,7 @@ def _login(account: Account, now: float, *, in_use: bool) -> Login:
 
 
 def _facts(account: Account) -> tuple[str, ...]:
-    shared = f"read from {NAMES.get(account.source.kind, account.source.kind)}" if account.source else ""
+    shared = f"read from {NAMES[account.source.kind]}" if account.source else ""
     return tuple(fact for fact in (method(account), account.region, f"id {handle(account)}", shared) if fact)
 
 

@@ -1,6 +1,7 @@
 """Accounts of a newer version: kept as they stand, whatever is done with others, used for nothing, told in words."""
 
 import json
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -15,8 +16,9 @@ from kimi_core.kiro.condition import State, condition
 from kimi_core.kiro.constants import Endpoints
 from kimi_core.kiro.health import Event, Obstacle
 from kimi_core.kiro.pool import choose, unavailable
-from kimi_core.kiro.records import ForkRecord, Registration
+from kimi_core.kiro.records import ForkRecord, Registration, SourceKind
 from kimi_core.kiro.rotation import Job, do
+from kimi_core.kiro.sources import NAMES
 from kimi_core.kiro.sync import Person, identify
 from kimi_core.outbound import Outbound
 
@@ -52,6 +54,14 @@ def test_what_is_understood_is_read():
     assert found.enabled is False
     assert found.to_json() == THEIRS
     assert read().get("ours").unknown == ()
+
+
+def test_a_place_that_is_not_known_here_is_not_looked_into():
+    """An account that is read from a program of which only a newer version knows is one of that version's."""
+    theirs = {"id": "theirs", "source": {"kind": "other-tool", "path": "KIRO_API_KEY", "key": "KIRO_API_KEY"}}
+    (found,) = read(accounts=[theirs]).accounts
+    assert (found.unknown, found.source, found.to_json()) == (("source",), None, theirs)
+    assert set(get_args(SourceKind.__value__)) == set(NAMES)
 
 
 def test_no_change_of_it_is_written():
