@@ -101,9 +101,22 @@ def test_every_served_flow_tells_its_story(world, proxy):
     assert b"deeply" in flows[2].response.content, "a streamed answer is kept for inspection"
 
 
+WITHOUT_HTTPX = """
+import sys
+from importlib.machinery import PathFinder
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == "httpx" else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+"""
+
+
 def test_without_its_dependencies_the_addon_says_so_in_one_line(tmp_path):
     """The process ends at once, and its log names what is missing and what to do."""
-    (tmp_path / "httpx.py").write_text('raise ModuleNotFoundError("No module named \'httpx\'", name="httpx")\n')
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_HTTPX)
     done = subprocess.run(
         [Path(sys.executable).with_name("mitmdump"), "-p", "0", "-s", str(ROOT / "addons/kimi.py")],
         env=environment(tmp_path, {"PYTHONPATH": str(tmp_path)}),
