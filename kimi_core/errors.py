@@ -17,7 +17,8 @@
     │   └── PageElsewhere         the page of the approval is not the provider's
     ├── UpstreamError             a call of ours (models, usages) was answered with something else
     ├── BadRequest                the client's request cannot be served: its fault, named field
-    └── Refused                   the guard does not let this request spend the subscription
+    ├── Refused                   the guard does not let this request spend the subscription
+    └── Unforeseen                this program itself failed
 
 `code` is stable: clients and scripts may match on it. `hint` says what to do next. Sentences of final
 errors avoid the words that opencode's retry test takes for a passing fault (429, 500, "overloaded",
@@ -166,6 +167,15 @@ class Refused(KimiMitmError):
     code = "refused"
     status = 403
     type = "permission_error"
+
+
+class Unforeseen(KimiMitmError):
+    """This program itself failed; where, is in its log."""
+
+    code = "unforeseen"
+
+    def __init__(self) -> None:
+        super().__init__("The proxy itself failed at this request, which was not sent any further.")
 
 
 def openai_body(error: KimiMitmError) -> bytes:

@@ -192,7 +192,7 @@ class KimiMitm:
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         """Tunnel what logs in somewhere, whatever else is decrypted: its bodies are credentials."""
         address = data.context.server.address
-        names = {data.client_hello.sni, address[0] if address else None}
+        names = {(name or "").lower().rstrip(".") for name in (data.client_hello.sni, address[0] if address else None)}
         if any(names & provider.private_hosts() for provider in self.reception.providers):
             data.ignore_connection = True
 
@@ -226,14 +226,14 @@ class KimiMitm:
             return
         mask(flow, control)
         if flow.response.timestamp_end is None:
-            control.open_stream(flow)
+            replay.guarded(None, control.open_stream, flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """Hand over what was collected, and finish the record of an exchange."""
         self.reception.keep_private(flow)
         control = control_of(flow)
         if control is not None:
-            control.collect(flow)
+            replay.guarded(None, control.collect, flow)
         self.reception.finish(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
@@ -273,7 +273,9 @@ class KimiMitm:
     async def _load_rest(self) -> None:
         await asyncio.sleep(LOADED_AFTER)
         await asyncio.to_thread(later.load)  # so that no request waits for it
-        if not self.reception.open and not gc.get_freeze_count():  # what is frozen is never collected: no stream may be
+        if (
+            not _shared.recorder.running and not gc.get_freeze_count()
+        ):  # what is frozen is never collected: no stream may be
             gc.freeze()  # what is loaded stays: to look through it for garbage again and again stops every stream
 
     def _time_refreshes(self) -> None:
@@ -284,7 +286,7 @@ class KimiMitm:
 
     async def _keep_fresh(self) -> None:
         await asyncio.gather(
-            *(provider.keep_fresh(lambda: self.reception.open > 0) for provider in self.reception.providers)
+            *(provider.keep_fresh(lambda: _shared.recorder.running > 0) for provider in self.reception.providers)
         )
 
     def _start_command(self, work: Coroutine[object, object, None], name: str) -> None:

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from mitmproxy import connection, http
 
-from kimi_core.errors import BadRequest, Refused
+from kimi_core.errors import BadRequest, Refused, Unforeseen
 from kimi_core.exchange import Answer, Exchange, Limits, Reply, RequestHead, Retry, Verdict
 from kimi_core.proxy import guard, record, seal, sides
 from kimi_core.proxy.fields import index, set_headers
@@ -91,6 +91,13 @@ class ExchangeControl:
 
     async def prepare(self, flow: http.HTTPFlow) -> None:
         """Rewrite the buffered body; where that cannot be done, set the refusal as the flow's response."""
+        try:
+            await self._prepare(flow)
+        except Exception as error:  # noqa: BLE001 - any: the body must not go out as it came, nor its text into the log
+            report(self._prepare, error)
+            flow.response = seal.response_for(self.exchange.refuse(Unforeseen()))
+
+    async def _prepare(self, flow: http.HTTPFlow) -> None:
         client = self._client
         body = client.body if client else None
         if body is None:
@@ -215,9 +222,10 @@ class ExchangeControl:
         if not self._collecting or flow.response is None:
             return
         self._collecting = False
-        head = seal.answer_head(flow.response)
-        body = decode(flow.response.data.content or b"", flow.response.headers.get("content-encoding"), MAX_COLLECTED)
-        came_as = flow.response.headers.get("content-type", "")
+        raw, flow.response = flow.response, seal.response_for(self.exchange.refuse(Unforeseen()))  # until it is read
+        head = seal.answer_head(raw)
+        body = decode(raw.data.content or b"", raw.headers.get("content-encoding"), MAX_COLLECTED)
+        came_as = raw.headers.get("content-type", "")
         flow.response = seal.response_for(self.exchange.collected(head, body))
         if self._record_limit:
             sides.keep_answer(flow, came_as, body[: self._record_limit], len(body))
@@ -309,9 +317,13 @@ def _chunk(request: http.Request, response: http.Response) -> None:
     The answer itself may have come over HTTP/2, which needs no such word; a body that ends with the connection is
     not told from one that was cut.
     """
+    if request.http_version == "HTTP/1.0":  # knows no chunks: its body ends with the connection (RFC 9112 §6.1)
+        response.headers.pop("transfer-encoding", None)
+        return
     bodiless = request.method == "HEAD" or response.status_code in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
     if not bodiless and "content-length" not in response.headers and "transfer-encoding" not in response.headers:
         response.headers["transfer-encoding"] = "chunked"
+        response.http_version = "HTTP/1.1"  # whatever the service speaks
 
 
 def _undo_coding(response: http.Response) -> None:

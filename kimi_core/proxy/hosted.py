@@ -84,7 +84,8 @@ def turn_over(log: Path, limit: int, descriptors: Iterable[int] = (1, 2)) -> boo
     if os.fstat(streams[0]).st_size <= limit:
         return False
     try:
-        log.replace(older(log))
+        with contextlib.suppress(FileNotFoundError):  # removed by hand
+            log.replace(older(log))
     except PermissionError:
         os.ftruncate(streams[0], 0)
         return True

@@ -110,6 +110,11 @@ class Recorder:
         """Note a request that was answered here, before there was an exchange: refused, or out of what is known."""
         self._add(self._entry(arrival, {}, end))
 
+    @property
+    def running(self) -> int:
+        """How many exchanges are under way."""
+        return len(self._open)
+
     def journal(self) -> state.Journal:
         """Return what there is to show now."""
         self._turn(self._clock())
@@ -129,9 +134,8 @@ class Recorder:
 
     def _turn(self, now: float) -> None:
         """Begin the totals anew on a new day."""
-        minute = (
-            now // 60
-        )  # every zone's day begins with a minute, and to ask for the day costs more than all else here
+        # every zone's day begins with a minute, and to ask for the day costs more than all else here
+        minute = now // 60
         if minute == self._minute:
             return
         self._minute = minute

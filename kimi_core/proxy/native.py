@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from mitmproxy import http
 
 from kimi_core.exchange import Provider, RequestHead
-from kimi_core.proxy import record, sides
+from kimi_core.proxy import guard, record, sides
 from kimi_core.proxy.control import PassingControl
 from kimi_core.proxy.stream import AnswerStream, Tape
 
@@ -43,7 +43,8 @@ class NativeControl(PassingControl):
         self.logins = {name: _login(headers, name) for name in CREDENTIALS if name in headers}
         self.logins |= logins or {}
         for name in self.logins:
-            flow.request.headers[name] = LABEL
+            headers[name] = LABEL
+        headers.pop(guard.KEY_HEADER, None)  # between the client and this proxy only
 
     def seal(self, request: http.Request) -> http.Request:
         """Put the client's own login back into a copy for the wire."""

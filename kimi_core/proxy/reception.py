@@ -7,13 +7,13 @@ request that is sent again begins where its client began; what nobody serves pas
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from mitmproxy import http
 from mitmproxy.exceptions import AddonHalt
 
-from kimi_core.errors import Refused
+from kimi_core.errors import Refused, Unforeseen
 from kimi_core.exchange import Provider, Reply, RequestHead, Route, reply_for
 from kimi_core.proxy import again, guard, journal, local, native, record, replay, seal, sides, takeover
 from kimi_core.proxy.control import Client, ExchangeControl, RefusedControl, plain_body
@@ -38,15 +38,15 @@ def mask(flow: http.HTTPFlow, control: ExchangeControl) -> None:
 
 
 class Reception:
-    """Takes requests in, and writes down how they ended.
+    """Takes requests in, and writes down how they ended. `providers` are asked in order.
 
-    `providers` are asked in order; `open` counts the exchanges under way.
+    Where this program itself fails at a request, that is answered with an error: it must not go on as it came, with
+    the client's own words and keys, and mitmproxy would write the exception's text into its log.
     """
 
     def __init__(self, recorder: journal.Recorder) -> None:
         self.settings = Settings()
         self.providers: Sequence[Provider] = ()
-        self.open = 0
         self._recorder = recorder
         self._key = ""
         self._page: StatusPage | None = None
@@ -57,6 +57,21 @@ class Reception:
 
     async def receive(self, flow: http.HTTPFlow) -> None:
         """Answer a request, open its exchange, or let it pass. Raises AddonHalt for one of the status page's."""
+        try:
+            await self._receive(flow)
+        except AddonHalt:
+            raise
+        except Exception as error:  # noqa: BLE001 - any: see the class
+            self._fail(flow, self._receive, error)
+
+    async def take_over(self, flow: http.HTTPFlow) -> None:
+        """Begin an exchange for a request whose model names a provider; leave every other one as it came."""
+        try:
+            await self._take_over(flow)
+        except Exception as error:  # noqa: BLE001 - any: see the class
+            self._fail(flow, self._take_over, error)
+
+    async def _receive(self, flow: http.HTTPFlow) -> None:
         if flow.response or flow.error or not flow.live:  # one that is loaded from a file is not live
             return
         head = seal.head_of(flow)
@@ -73,8 +88,7 @@ class Reception:
         else:
             await self._serve(flow, head, on_own_port=on_own_port)
 
-    async def take_over(self, flow: http.HTTPFlow) -> None:
-        """Begin an exchange for a request whose model names a provider; leave every other one as it came."""
+    async def _take_over(self, flow: http.HTTPFlow) -> None:
         replay.detach(flow)
         limit = self.settings.kimi_max_body * KIB * KIB
         body = plain_body(flow.request, limit)
@@ -101,7 +115,7 @@ class Reception:
     @staticmethod
     def answer(flow: http.HTTPFlow, reply: Reply) -> None:
         """Answer ourselves, at once; what the client sent as credentials does not stay in the flow."""
-        for name in ("authorization", "x-api-key", guard.KEY_HEADER):
+        for name in (*native.CREDENTIALS, guard.KEY_HEADER):
             if name in flow.request.headers:
                 flow.request.headers[name] = "[removed]"
         replay.attach(flow, RefusedControl())
@@ -119,13 +133,17 @@ class Reception:
             return
         control.finished = True
         control.exchange.done()
-        self.open -= 1
         mask(flow, control)
         control.keep(flow)
         record.tell(flow, control.exchange.story, control.attempts, control.id)
         self._recorder.end(flow.id, _end(flow, control.attempts))
 
     # --- parts ---------------------------------------------------------------------------------------------------
+
+    def _fail(self, flow: http.HTTPFlow, step: Callable[..., object], error: Exception) -> None:
+        replay.report(step, error)
+        self.answer(flow, reply_for(Unforeseen(), "openai"))
+        self._recorder.end(flow.id, journal.End(Unforeseen.status, answered_at=time.time(), reason=Unforeseen.code))
 
     async def _serve(
         self, flow: http.HTTPFlow, head: RequestHead, *, on_own_port: bool, logins: Mapping[str, str] | None = None
@@ -219,7 +237,6 @@ class Reception:
         )
         flow.request.stream = not opened.buffers_body
         replay.attach(flow, control)
-        self.open += 1
 
     def _answered(self, flow: http.HTTPFlow, head: RequestHead, route: Route, reply: Reply) -> None:
         """Answer a provider's request ourselves, and have the journal know."""

@@ -320,7 +320,8 @@ class ReplayStream(StockStream):
         used = {layer.context.server, *(stream.context.server for stream in layer.streams.values())}
         for known in (*layer.connections, layer.context.server):
             if isinstance(known, connection.Server):
-                if known.timestamp_end is not None and known not in used:
+                never_made = known.error is not None and known.timestamp_tcp_setup is None
+                if (known.timestamp_end is not None or never_made) and known not in used:
                     layer.connections.pop(known, None)
                 elif known.error and known.address == (request.host, request.port):
                     known.error = None

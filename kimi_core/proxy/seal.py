@@ -7,6 +7,7 @@ the request, at the place where it leaves for the server.
 from __future__ import annotations
 
 from dataclasses import replace
+from http import HTTPStatus
 
 from mitmproxy import http
 
@@ -123,5 +124,7 @@ def _insert_connection(fields: list[tuple[bytes, bytes]], headers: Headers) -> N
 def response_for(reply: Reply) -> http.Response:
     """Return mitmproxy's response for a reply of ours."""
     response = http.Response.make(reply.status, reply.body)
-    set_headers(response, reply.headers.plus(("content-length", str(len(reply.body)))))
+    bodiless = reply.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}  # RFC 9110 §8.6
+    length = () if bodiless else (("content-length", str(len(reply.body))),)
+    set_headers(response, reply.headers.plus(*length))
     return response

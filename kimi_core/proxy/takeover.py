@@ -31,7 +31,8 @@ def concerns(head: RequestHead, hosts: Sequence[str]) -> bool:
 def claimed(body: bytes, providers: Sequence[Provider]) -> tuple[Provider, bytes] | None:
     """Return the provider that the body's model names and the body without that prefix; None for all others."""
     names = {f"{provider.name}/": provider for provider in providers}
-    if not any(name.encode() in body for name in names):
+    written = body.replace(rb"\/", b"/")  # as some programs write it
+    if not any(name.encode() in written for name in names):
         return None
     try:
         document = Document(body)

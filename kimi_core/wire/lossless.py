@@ -85,7 +85,7 @@ class Document:
         self.values = values
 
     def _gives_back(self, body: bytes, values: dict[str, Any]) -> bool:
-        """Tell whether the fast writer gives *body* back but for white space; the pieces of a long one are kept then."""
+        """Tell whether the fast writer gives *body* back but for white space; of a long one the pieces are kept."""
         if len(body) <= SHORT and to_json(values) == body:
             return True
         if _consists_of(body, self._write(values)):

@@ -5,6 +5,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.test import taddons
 
+from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.proxy import addon as module
 from kimi_core.proxy import replay
 from kimi_core.proxy.addon import KimiMitm
@@ -23,8 +24,9 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-async def world(place):
-    """The addon in a mitmproxy without listeners."""
+async def world(place, monkeypatch):
+    """The addon in a mitmproxy without listeners, with nothing that an addon before it has left."""
+    monkeypatch.setattr(module, "_shared", module.Shared(ReasoningMemory(), []))
     addon = KimiMitm()
     with taddons.context(UpstreamAuth(), loadcore=True) as tctx:
         start(tctx, addon)

@@ -14,7 +14,7 @@ from mitmproxy.test import taddons, tflow, tutils
 from kimi_core.errors import NotLoggedIn
 from kimi_core.exchange import Headers, Reply, reply_for
 from kimi_core.proxy import addon as module
-from kimi_core.proxy import record, replay
+from kimi_core.proxy import guard, journal, record, replay
 from kimi_core.proxy.addon import KimiMitm, addons
 from kimi_core.proxy.control import ExchangeControl, RefusedControl
 from kimi_core.proxy.whereabouts import Whereabouts
@@ -59,7 +59,7 @@ async def test_a_request_from_head_to_record(world):
     await addon.requestheaders(flow)
     assert isinstance(replay.control_of(flow), ExchangeControl)
     assert flow.request.headers["authorization"] == "Bearer [kimi]"
-    assert addon.reception.open == 1
+    assert module._shared.recorder.running == 1
     flow.request.content = b"{}"
     await addon.request(flow)
     assert flow.request.content == b'{"rewritten":true}'
@@ -71,7 +71,7 @@ async def test_a_request_from_head_to_record(world):
     addon.error(flow)
     assert flow.comment == "fake · m"
     assert flow.response.data.content == b"abc"
-    assert addon.reception.open == 0
+    assert module._shared.recorder.running == 0
     assert exchange.over == 1
     assert SECRET not in str(flow.get_state())
 
@@ -244,7 +244,53 @@ async def test_not_logged_in(world):
     flow = _flow()
     await addon.requestheaders(flow)
     assert _error(flow)["code"] == "not_logged_in"
-    assert addon.reception.open == 0
+    assert module._shared.recorder.running == 0
+
+
+@pytest.mark.parametrize("step", ["open", "prepare"])
+async def test_what_fails_in_here_goes_nowhere_and_tells_nothing(world, caplog, step):
+    """A request that this program fails at is answered; neither its words nor its key leave, or are logged."""
+    _, addon = world
+    exchange = FakeExchange()
+    provider = _provide(addon, exchange)
+
+    async def fail(*_):
+        raise RuntimeError(flow.request.text)
+
+    setattr(provider if step == "open" else exchange, step, fail)
+    flow = _flow(headers=[("Authorization", "Bearer fake-client-key"), ("Cookie", "fake-cookie")])
+    flow.request.content = b"the words of fake-user-1"
+    await addon.requestheaders(flow)
+    await addon.request(flow)
+    assert _error(flow)["code"] == "unforeseen"
+    assert "fake-c" not in str(flow.request.headers.fields)
+    addon.responseheaders(flow)
+    addon.response(flow)
+    assert module._shared.recorder.running == 0
+    assert "RuntimeError" in caplog.text
+    assert "fake-user-1" not in caplog.text
+
+
+async def test_exchanges_under_way_survive_a_reload(world):
+    """The addon of a script that was saved anew finishes what the one before has begun, and knows that it did."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    flow = _flow()
+    await addon.requestheaders(flow)
+    later = KimiMitm()
+    assert module._shared.recorder.running == 1
+    flow.response = tutils.tresp()
+    later.response(flow)
+    assert module._shared.recorder.running == 0
+
+
+async def test_the_key_of_this_proxy_goes_no_further(world):
+    """A service's own client that shows it has it taken out."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    flow = _flow("/native", headers=[(guard.KEY_HEADER, "fake-client-key")])
+    await addon.requestheaders(flow)
+    assert guard.KEY_HEADER not in flow.request.headers
 
 
 async def test_health(world):
@@ -392,6 +438,8 @@ async def test_clients_of_other_machines_are_turned_away(world, peer, error):
     [
         ("auth.kimi.com", None, True),
         (None, ("auth.kimi.com", 443), True),
+        ("AUTH.Kimi.com", None, True),
+        (None, ("auth.kimi.com.", 443), True),
         ("api.kimi.com", ("api.kimi.com", 443), False),
         (None, None, False),
     ],
@@ -475,7 +523,7 @@ async def test_what_requests_need_is_loaded_soon_after_the_start(world, monkeypa
     monkeypatch.setattr(module, "LOADED_AFTER", 0.0)
     monkeypatch.setattr(module.later, "load", lambda: where.append(threading.current_thread()))
     monkeypatch.setattr(module, "gc", collector)
-    monkeypatch.setattr(addon.reception, "open", under_way)
+    monkeypatch.setattr(journal.Recorder, "running", under_way)
     addon.running()
     (loading,) = (task for task in addon._tasks if task.get_name().startswith("kimi-mitm loading"))
     await loading
@@ -612,7 +660,7 @@ async def test_a_flow_from_a_file_starts_nothing(world):
     flow.live = False
     await addon.requestheaders(flow)
     assert provider.heads == []
-    assert addon.reception.open == 0
+    assert module._shared.recorder.running == 0
 
 
 async def test_the_views_come_and_go_with_the_addon(world):

@@ -195,6 +195,24 @@ def test_bodies_of_unknown_length_are_chunked_for_http1(client, server, method, 
     assert (response.headers.get("transfer-encoding") == "chunked") is chunked
 
 
+def test_a_client_of_http_1_0_gets_no_chunks():
+    """It would read their sizes as part of the body, which for it ends with the connection (RFC 9112 §6.1)."""
+    flow, control, _ = _control()
+    flow.request.http_version = "HTTP/1.0"
+    response = _answered(flow, headers={"transfer-encoding": "chunked"})
+    control.open_stream(flow)
+    assert "transfer-encoding" not in response.headers
+
+
+def test_a_service_of_http_1_0_is_read_by_clients_of_http_1_1():
+    """Chunks need the version that has them."""
+    flow, control, _ = _control()
+    response = _answered(flow, http_version="HTTP/1.0")
+    control.open_stream(flow)
+    assert response.headers["transfer-encoding"] == "chunked"
+    assert response.http_version == "HTTP/1.1"
+
+
 @pytest.mark.parametrize("status", [401, 101])
 def test_held_answers_and_upgrades_do_not_stream(status):
     """A held answer and an upgraded connection are not streamed through a converter."""

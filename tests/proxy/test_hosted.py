@@ -139,6 +139,15 @@ def test_a_log_is_turned_over_when_it_has_grown(log):
     assert older(path).read_text() == "second\n"
 
 
+def test_a_log_that_was_removed_by_hand_begins_anew(log):
+    """Its writer would go on where nobody can read."""
+    path, descriptor = log
+    path.unlink()
+    assert turn_over(path, 5, [descriptor])
+    os.write(descriptor, b"second\n")
+    assert path.read_text() == "second\n"
+
+
 def test_a_log_that_cannot_be_renamed_is_emptied(log, monkeypatch):
     """Where an open file keeps its name it starts again from nothing."""
     path, descriptor = log

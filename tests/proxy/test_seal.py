@@ -150,6 +150,12 @@ def test_heads_are_read_in_wire_order():
     assert seal.answer_head(tutils.tresp()).status == 200
 
 
+@pytest.mark.parametrize("status", [204, 304])
+def test_replies_without_a_body_do_not(status):
+    """Their length would be that of the answer they stand for (RFC 9110 §8.6)."""
+    assert "content-length" not in seal.response_for(Reply(status, Headers(), b"")).headers
+
+
 @pytest.mark.parametrize("status", [200, 401, 429])
 def test_replies_say_their_length(status):
     """A reply of ours has its length and its own fields, and nothing of mitmproxy's."""

@@ -42,6 +42,7 @@ def test_which_requests_are_looked_into(head, concerned):
     [
         (b'{"model":"kimi/k3","n":1e400}', b'{"model":"k3","n":1e400}'),
         (b'{"model":"kimi/kimi-for-coding"}', b'{"model":"kimi-for-coding"}'),
+        (rb'{"model":"kimi\/k3"}', b'{"model":"k3"}'),
         (b'{"model":"gpt-5","note":"kimi/"}', None),
         (b'{"model":"kimi"}', None),
         (b'{"model":["kimi/"]}', None),
