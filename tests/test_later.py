@@ -59,19 +59,34 @@ def test_a_module_that_puts_off_another_has_that_loaded_too(monkeypatch):
     assert loaded == ["csv", "wave"]
 
 
-def test_what_is_not_installed_is_missed_at_the_start():
-    """No library is first asked for by what is put off: whatever is missing is told when the addon is loaded."""
+@pytest.fixture(scope="module")
+def addon():
+    """The modules that are there when the addon is loaded, those that it put off, and all that are there in the end."""
     code = """
 import json, sys
 import mitmproxy.tools.dump, kimi_core.proxy.addon
 from kimi_core import later
-known = {*sys.modules, *later._expected}
+found = [list(sys.modules), list(later._expected)]
 later.load()
-print(json.dumps([sorted({name.partition(".")[0] for name in names}) for names in (known, sys.modules)]))
+print(json.dumps([*found, list(sys.modules)]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    known, loaded = map(set, json.loads(done.stdout))
+    return [set(names) for names in json.loads(done.stdout)]
+
+
+def test_the_start_waits_for_nothing_that_only_requests_need(addon):
+    """Neither the HTTP client nor translation, views or page are loaded with the addon, and all of them in the end."""
+    first, _, last = addon
+    late = {"httpx", "rich", "kimi_core.kimi.body", "kimi_core.kiro.request", "kimi_core.page.state"}
+    late |= {"kimi_core.page.rendering", "kimi_core.view.answer"}
+    assert not late & first
+    assert late <= last
+
+
+def test_no_missing_library_is_told_late(addon):
+    """No library is first asked for by what is put off: whatever is missing is told when the addon is loaded."""
+    first, put_off, last = addon
+    known, loaded = ({name.partition(".")[0] for name in names} for names in (first | put_off, last))
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
     needed = {re.split(r"\W", line.replace("-", "_"))[0] for line in project["dependencies"]}
-    assert {"httpx", "rich"} <= loaded
     assert (loaded - known) & needed <= {"rich"}  # which httpx asks for, and does without
