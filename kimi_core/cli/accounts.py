@@ -27,7 +27,7 @@ from kimi_core.kiro.service import Service
 STRATEGY_HELP = """Show how accounts are chosen, or choose NAME.
 
 \b
-sticky       the active account; another one only while that cannot serve
+sticky       the active account; one that steps in for it becomes the active one
 round-robin  the account that was used the longest time ago
 hybrid       the active account while it has credits, then the one with most
 

@@ -50,8 +50,7 @@ class Action(StrEnum):
 
     `heal`: the same account at its other place (`profile.other`), once; then as `switch`. `refresh`: a new access
     token, once; then as `switch`. `retry`: the same account again a little later, bounded; then as `switch`.
-    `switch`: another account. `listed`: another account whose own catalog has the model. `once`: the same account a
-    little later, bounded, then one other account. `fail`: tell the client.
+    `switch`: another account. `listed`: another account whose own catalog has the model. `fail`: tell the client.
     """
 
     heal = "heal"
@@ -59,7 +58,6 @@ class Action(StrEnum):
     retry = "retry"
     switch = "switch"
     listed = "listed"
-    once = "once"
     fail = "fail"
 
 
@@ -74,7 +72,7 @@ ACTIONS: Mapping[Kind, Action] = {
     Kind.auth: Action.refresh,
     Kind.unauthorized: Action.heal,
     Kind.feature: Action.fail,
-    Kind.capacity: Action.once,
+    Kind.capacity: Action.retry,
     Kind.rate: Action.switch,
     Kind.endpoint: Action.heal,
     Kind.transient: Action.retry,

@@ -200,7 +200,7 @@ ACTIONS = {
     Kind.auth: (Action.refresh, 401, "kiro_token_rejected"),
     Kind.unauthorized: (Action.heal, 403, "kiro_not_authorized"),
     Kind.feature: (Action.fail, 403, "kiro_feature_unsupported"),
-    Kind.capacity: (Action.once, 503, "overloaded"),
+    Kind.capacity: (Action.retry, 503, "overloaded"),
     Kind.rate: (Action.switch, 429, "rate_limit_exceeded"),
     Kind.endpoint: (Action.heal, 502, "kiro_endpoint_unsupported"),
     Kind.transient: (Action.retry, 502, "kiro_unavailable"),
