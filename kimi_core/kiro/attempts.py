@@ -147,12 +147,16 @@ class Attempts:
     async def _renewed(self, account: Account) -> Attempt | None:
         """Return an attempt with another token than the refused one, None where there is none to be had."""
         try:
-            return self._attempt(await self._service.tokens.renew(account.id, account.access_token), self._place)
+            renewed = await self._service.tokens.renew(account.id, account.access_token)
         except KimiMitmError as error:  # whatever keeps it from being renewed, another account may serve
             logger.info("Kiro: %s", error)
             if isinstance(error, AuthUnavailable | StoreError):  # of the service, or of this machine
                 self._excused.add(account.id)
             return None
+        if self._late():
+            self._excused.add(account.id)
+            return None
+        return self._attempt(renewed, self._place)
 
     def _pause(self, finding: Finding) -> float | None:
         """Return how long to wait before the same account is tried again, None where it is not."""

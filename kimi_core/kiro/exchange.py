@@ -248,7 +248,10 @@ class KiroExchange(Exchange):
             return verdict.classify_exception(failure.type, failure.message, failure.reason)
         if answer.head is None:
             return verdict.transport(answer.error or "no answer")
-        return verdict.classify(answer.head.status, answer.head.headers, answer.body)
+        account = self._rotation.account
+        token = account.access_token.encode() if account else b""
+        body = answer.body.replace(token, "…".encode()) if token else answer.body  # the client reads what it says
+        return verdict.classify(answer.head.status, answer.head.headers, body)
 
     def _nobody(self) -> Reply:
         """Say why no account serves this, one by one, and when to come back."""

@@ -496,3 +496,28 @@ async def test_other_events_tell_nothing_of_health(tmp_path):
     await world.service.settle()
     assert world.stored("a").request_count == 0
     assert world.stored("a").last_used == int(NOW * 1000)
+
+
+async def test_a_renewal_that_takes_too_long_ends_the_search(tmp_path):
+    """After the deadline nothing is sent any more, and the account whose token is good again bears nothing."""
+    world, exchange, _ = await _opened(tmp_path, social("a"), social("b"))
+    renew = world.tokens.renew
+
+    async def slow(account_id, rejected):
+        world.now += 400
+        return await renew(account_id, rejected)
+
+    world.tokens.renew = slow
+    assert isinstance(await exchange.judge(EXPIRED), Reply)
+    await world.service.settle()
+    assert world.stored("a").is_healthy
+
+
+async def test_a_token_that_the_service_repeats_is_not_passed_on(tmp_path):
+    """What Kiro says goes to the client, but for the credential that it was asked with."""
+    world, exchange, _ = await _opened(tmp_path, social("a"))
+    token = world.stored("a").access_token
+    body = json.dumps({"__type": "x#ValidationException", "message": f"token {token} is odd"}).encode()
+    reply = await exchange.judge(Answer(AnswerHead(400, Headers()), body))
+    assert b"is odd" in reply.body
+    assert token.encode() not in reply.body
