@@ -204,8 +204,9 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    usual = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _NONSENSE
-    return float(value) if usual else None  # neither infinite nor NaN, for which JSON has no words
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if abs(value) < _NONSENSE else None  # neither infinite nor NaN, for which JSON has no words
 
 
 def _count(value: object) -> int | None:
