@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import sys
@@ -11,6 +12,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 if (_ROOT / "kimi_core").is_dir() and str(_ROOT) not in sys.path:  # a plain checkout works without being installed
     sys.path.insert(0, str(_ROOT))
 
+gc.disable()  # what is loaded is no garbage, and to look for some among it again and again slows the start
 try:
     _addon = importlib.import_module("kimi_core.proxy.addon")
 except ModuleNotFoundError as error:
@@ -26,3 +28,5 @@ except ModuleNotFoundError as error:
     addons: list[object] = []
 else:
     addons = _addon.addons()
+finally:
+    gc.enable()
