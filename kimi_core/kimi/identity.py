@@ -273,7 +273,7 @@ class Identity:
                 out.append((name, mine))
             elif value is not CLIENT:
                 out.append((name, str(value)))
-        kept = keep - _names(table) if keep else keep
+        kept = keep - _names(table) - FRAMING if keep else keep
         return Headers([*out, *(pair for pair in client if pair[0].lower() in kept)] if kept else out)
 
     def removed(self, operation: str, client: Headers, keep: frozenset[str] = frozenset()) -> list[str]:

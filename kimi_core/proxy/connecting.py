@@ -8,6 +8,7 @@ that is cancelled, mitmproxy reports the connection as one that failed.
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 
 from mitmproxy import connection
@@ -36,9 +37,13 @@ class Patience:
             clock.cancel()
 
     def _expire(self, task: asyncio.Task[object], server: connection.Server, seconds: float) -> None:
-        if server.timestamp_start is None:  # mitmproxy makes five at a time, and who is not let in cannot report back
+        since = server.timestamp_start  # mitmproxy makes five at a time, and who is not let in cannot report back
+        left = seconds if since is None else since + seconds - time.time()
+        if task.done():  # the client has left before it was its turn
+            del self._clocks[server.id]
+        elif left > 0:
             again = partial(self._expire, task, server, seconds)
-            self._clocks[server.id] = asyncio.get_running_loop().call_later(seconds, again)
-            return
-        del self._clocks[server.id]
-        task.cancel(f"no connection within {seconds:g} s")
+            self._clocks[server.id] = asyncio.get_running_loop().call_later(left, again)
+        else:
+            del self._clocks[server.id]
+            task.cancel(f"no connection within {seconds:g} s")

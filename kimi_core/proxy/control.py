@@ -323,7 +323,8 @@ def _chunk(request: http.Request, response: http.Response) -> None:
     bodiless = request.method == "HEAD" or response.status_code in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}
     if not bodiless and "content-length" not in response.headers and "transfer-encoding" not in response.headers:
         response.headers["transfer-encoding"] = "chunked"
-        response.http_version = "HTTP/1.1"  # whatever the service speaks
+        if response.http_version == "HTTP/1.0":
+            response.http_version = "HTTP/1.1"  # which has them
 
 
 def _undo_coding(response: http.Response) -> None:

@@ -177,7 +177,8 @@ def _check_reverse(flow: http.HTTPFlow, headers: Headers) -> None:
 
 
 def _given_keys(headers: Headers) -> list[str]:
-    bearer = [value.removeprefix("Bearer ") for value in headers.get_all("authorization")]
+    parted = [(value, *value.partition(" ")) for value in headers.get_all("authorization")]
+    bearer = [rest if scheme.lower() == "bearer" else value for value, scheme, _, rest in parted]
     return [*bearer, *headers.get_all("x-api-key"), *headers.get_all(KEY_HEADER)]
 
 

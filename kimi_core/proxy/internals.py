@@ -136,7 +136,9 @@ INTERNALS: tuple[Internal, ...] = (
     ),
     Internal(_HTTP, "HttpLayer", "has", ("context", "streams", "connections")),
     Internal("mitmproxy.connection", "Server", "has", ("address", "error", "timestamp_end")),
-    Internal("mitmproxy.proxy.server", "ConnectionHandler.open_connection", "uses", ("timestamp_end",)),
+    Internal(
+        "mitmproxy.proxy.server", "ConnectionHandler.open_connection", "uses", ("timestamp_start", "timestamp_end")
+    ),
     Internal(f"{_HTTP}._http1", "make_body_reader", "uses", ("ChunkedReader",)),
     # replacing the global replaces the class; the rest of the table is what the states and checks are known to do
     Internal(_HTTP, "HttpLayer.make_stream", "uses", ("HttpStream",)),

@@ -133,10 +133,12 @@ class Reception:
             return
         control.finished = True
         control.exchange.done()
-        mask(flow, control)
-        control.keep(flow)
-        record.tell(flow, control.exchange.story, control.attempts, control.id)
-        self._recorder.end(flow.id, _end(flow, control.attempts))
+        try:
+            mask(flow, control)
+            control.keep(flow)
+            record.tell(flow, control.exchange.story, control.attempts, control.id)
+        finally:
+            self._recorder.end(flow.id, _end(flow, control.attempts))
 
     # --- parts ---------------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from typing import Any
 from mitmproxy import http
 
 from kimi_core.exchange import Headers, RequestHead
+from kimi_core.proxy.fields import to_bytes
 
 SIDES = "kimi-mitm-sides"
 _WORDS = ("provider", "operation", "method", "url")
@@ -164,7 +165,7 @@ def _is_credential(name: str) -> bool:
 
 def _print(request: http.Request) -> int:
     """Return a checksum of what a user may edit. It is no protection, and needs none."""
-    head = f"{request.method} {request.scheme} {request.data.host} {request.data.port} {request.path}".encode()
+    head = to_bytes(f"{request.method} {request.scheme} {request.data.host} {request.data.port} {request.path}")
     fields = b"\n".join(name + b":" + value for name, value in request.headers.fields if name.lower() not in _SET_ANEW)
     return zlib.adler32(request.data.content or b"", zlib.adler32(fields, zlib.adler32(head)))
 

@@ -23,7 +23,7 @@ from tests.proxy.stand_ins import SECRET, FakeExchange, FakeProvider
 
 
 def _flow(path="/coding/v1/chat/completions", host="api.kimi.com", port=443, scheme="https", headers=()):
-    flow = tflow.tflow(req=tutils.treq(method=b"POST", path=path.encode(), headers=Headers()))
+    flow = tflow.tflow(req=tutils.treq(method=b"POST", path=path.encode("utf-8", "surrogateescape"), headers=Headers()))
     flow.request.scheme = scheme
     flow.request.data.host = host
     flow.request.data.port = port
@@ -269,6 +269,19 @@ async def test_what_fails_in_here_goes_nowhere_and_tells_nothing(world, caplog, 
     assert module._shared.recorder.running == 0
     assert "RuntimeError" in caplog.text
     assert "fake-user-1" not in caplog.text
+
+
+async def test_a_path_of_odd_bytes_is_recorded_like_any_other(world):
+    """They are kept as lone surrogates (PEP 383), which UTF-8 has no place for."""
+    _, addon = world
+    _provide(addon, FakeExchange())
+    flow = _flow("/kimi/v1/models?\udcff")
+    await addon.requestheaders(flow)
+    await addon.request(flow)
+    flow.response = tutils.tresp()
+    addon.response(flow)
+    assert flow.comment
+    assert module._shared.recorder.running == 0
 
 
 async def test_exchanges_under_way_survive_a_reload(world):

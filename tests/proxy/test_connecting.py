@@ -1,6 +1,7 @@
 """A connection that does not come about is given up; one that does is left alone."""
 
 import asyncio
+import time
 
 import pytest
 from mitmproxy import connection
@@ -13,7 +14,7 @@ SOON = 0.01  # seconds
 @pytest.fixture
 def server():
     """Return a connection to a service, which is being made."""
-    return connection.Server(address=("service.test", 443), timestamp_start=1.0)
+    return connection.Server(address=("service.test", 443), timestamp_start=time.time())
 
 
 @pytest.fixture
@@ -62,5 +63,22 @@ async def test_a_connection_that_waits_for_its_turn_is_not_given_up(patience, se
     server.timestamp_start = None
     await asyncio.sleep(3 * SOON)
     assert not task.done()
-    server.timestamp_start = 1.0
+    server.timestamp_start = time.time()
     assert await task
+
+
+async def test_a_connection_whose_client_has_left_is_forgotten(patience, server, task):
+    """It is cancelled while it waits for its turn, of which no hook tells."""
+    server.timestamp_start = None
+    task.cancel()
+    await asyncio.sleep(3 * SOON)
+    assert not patience._clocks
+
+
+async def test_a_late_turn_has_all_its_time(patience, server, task):
+    """What it has waited for its turn does not count."""
+    server.timestamp_start = time.time() + 3600
+    await asyncio.sleep(3 * SOON)
+    assert not task.done()
+    assert patience._clocks[server.id].when() - asyncio.get_running_loop().time() > 3000
+    patience.end(server)

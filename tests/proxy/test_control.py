@@ -213,6 +213,14 @@ def test_a_service_of_http_1_0_is_read_by_clients_of_http_1_1():
     assert response.http_version == "HTTP/1.1"
 
 
+def test_the_flow_says_how_the_answer_came():
+    """Of HTTP/2 mitmproxy makes a status line with a reason; it has none of its own."""
+    flow, control, _ = _control()
+    response = _answered(flow, http_version="HTTP/2.0")
+    control.open_stream(flow)
+    assert response.http_version == "HTTP/2.0"
+
+
 @pytest.mark.parametrize("status", [401, 101])
 def test_held_answers_and_upgrades_do_not_stream(status):
     """A held answer and an upgraded connection are not streamed through a converter."""

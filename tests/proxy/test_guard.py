@@ -133,6 +133,7 @@ def test_programs_are_served(options, headers):
     ("headers", "good"),
     [
         ([("Authorization", "Bearer fake-key")], True),
+        ([("Authorization", "bearer fake-key")], True),
         ([("authorization", "fake-key")], True),
         ([("x-api-key", "fake-key")], True),
         ([("X-Kimi-Mitm-Key", "fake-key"), ("Authorization", "Bearer sk-own")], True),
