@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -66,9 +65,10 @@ class Kiro:
     async def login(self, app: App, steps: Steps, wish: Wish) -> None:
         """Log in, store the account, then learn whose it is and what it has; a failure of the latter loses nothing."""
         service = service_of(app)
-        put_aside = _put_aside(service.registry)
         account = await (social if wish.social else device)(app, service, steps, wish)
-        stored = await service.registry.aupdate(lambda now: now.upsert(account, clock=app.world.clock))
+        stored, put_aside = await service.registry.aupdate_or_begin(
+            lambda now: now.upsert(account, clock=app.world.clock)
+        )
         steps.stored(service.registry.document.path, put_aside)
         problem = await learn(service, stored.id)
         catalog = service.catalog()
@@ -140,15 +140,6 @@ def _some(stored: Accounts) -> list[Account]:
     if not stored.accounts:
         raise NoAccount("There is no Kiro account.")
     return stored.accounts
-
-
-def _put_aside(registry: Registry) -> Path | None:
-    """Put a damaged document aside, for the login needs a place to go; return where it went."""
-    try:
-        registry.load()
-    except StoreDamaged:
-        return registry.document.put_aside()
-    return None
 
 
 def _blocks(

@@ -11,6 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ from kimi_core.device_flow import (
     printable,
     undecided,
 )
-from kimi_core.errors import ConfigError, LoginError, LoginExpired
+from kimi_core.errors import ConfigError, LoginError, LoginExpired, StoreDamaged
 from kimi_core.exchange import Headers
 from kimi_core.kiro.accounts import Account, Registry, new_id
 from kimi_core.kiro.auth_errors import CodeExpired
@@ -125,7 +126,7 @@ async def _first_code(sso: Sso, start_url: str, regions: Sequence[str]) -> tuple
 
 async def _code(sso: Sso, region: str, start_url: str) -> tuple[Registration, DeviceCode]:
     """Return a device code; where the service no longer knows the stored registration, with a new one."""
-    known = sso.registry.load().registrations.get(region)
+    known = _registered(sso, region)
     if known is not None and not known.unknown and known.expires_at - sso.clock() * 1000 > GOOD_FOR:
         try:
             return known, await _authorize(sso, region, known, start_url)
@@ -136,8 +137,19 @@ async def _code(sso: Sso, region: str, start_url: str) -> tuple[Registration, De
     return new, await _authorize(sso, region, new, start_url)
 
 
+def _registered(sso: Sso, region: str) -> Registration | None:
+    """Return the stored registration; none where the document is damaged, which the login itself will put aside."""
+    try:
+        return sso.registry.load().registrations.get(region)
+    except StoreDamaged:
+        return None
+
+
 async def register(sso: Sso, region: str) -> Registration:
-    """Register this program with the SSO service of *region* and store the registration. Raises LoginError."""
+    """Register this program with the SSO service of *region* and store the registration. Raises LoginError.
+
+    A damaged document stays as it is until the login is approved, and the registration is in the account alone.
+    """
     wanted = {"clientName": CLIENT_NAME, "clientType": "public", "scopes": list(SCOPES)}
     reply = await sso.call(region, "/client/register", wanted | {"grantTypes": [DEVICE_GRANT, "refresh_token"]})
     client, secret = printable(reply.data, "clientId"), printable(reply.data, "clientSecret")
@@ -145,7 +157,8 @@ async def register(sso: Sso, region: str) -> Registration:
         raise LoginError(f"The login service did not register this program ({reply.told()}).")
     expires = milliseconds(reply.data.get("clientSecretExpiresAt"))
     made = Registration(client_id=client, client_secret=secret, expires_at=expires)
-    await sso.registry.aupdate(lambda accounts: accounts.registrations.update({region: made}))
+    with suppress(StoreDamaged):
+        await sso.registry.aupdate(lambda accounts: accounts.registrations.update({region: made}))
     return made
 
 
@@ -173,7 +186,7 @@ async def _poll(
     except LoginError as error:
         return Pending(failure=str(error))
     tokens = tokens_of(reply.data, sso.clock()) if reply.status == httpx.codes.OK else {}
-    if tokens:
+    if tokens.get("refresh_token"):  # without one the account could not be renewed, nor told from another such
         login = {"client_id": registration.client_id, "client_secret": registration.client_secret}
         login |= {"start_url": start_url, "region": api_region(region), "oidc_region": region}
         moment = {"client_secret_expires_at": registration.expires_at}

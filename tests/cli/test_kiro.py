@@ -1,6 +1,7 @@
 import json
 import re
 import threading
+from pathlib import Path
 
 import httpx
 import pytest
@@ -118,8 +119,22 @@ def test_a_damaged_document_is_put_aside(kiro):
     kiro.document.write_text("{")
     everybody(kiro, BUILDER)
     aside = events(kiro("login", "kiro", "--json"))[-2]["put_aside"]
-    assert "damaged" in aside
+    assert Path(aside).read_text() == "{"
     assert len(kiro.accounts) == 1
+    kiro.document.write_text('{"accounts": 1}')
+    warning = kiro("login", "kiro").stderr
+    assert "damaged-" in warning
+    assert aside not in warning
+
+
+def test_a_login_that_fails_leaves_a_damaged_document_where_it_is(kiro):
+    """Only a login that was approved takes the place of a file, be it a damaged one."""
+    kiro.data.mkdir()
+    kiro.document.write_text("{")
+    kiro.aws.polls.append("access_denied")
+    assert events(kiro("login", "kiro", "--json"))[-1]["error"]["code"] == "login_denied"
+    assert kiro.document.read_text() == "{"
+    assert not list(kiro.data.glob("*.damaged-*"))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kimi_core.errors import StoreError
 from kimi_core.kiro.accounts import KEPT_FORKS, Account, Accounts, AccountsDamaged, Registry, new_id
 from kimi_core.kiro.records import ForkRecord, Source, UsageRecord
 from kimi_core.tokens import digest
@@ -295,6 +296,20 @@ def test_concurrent_counts_lose_nothing(tmp_path):
     for thread in threads:
         thread.join()
     assert Registry(tmp_path).load().get(one.id).request_count == 20
+
+
+async def test_a_damaged_document_stays_where_nothing_can_take_its_place(tmp_path, monkeypatch):
+    """On a disk that is full a damaged document is not put aside for a new one that cannot be written."""
+    registry = Registry(tmp_path)
+    registry.document.path.write_text("{")
+
+    def full():
+        raise StoreError("There is no room.")
+
+    monkeypatch.setattr(registry.document, "probe", full)
+    with pytest.raises(StoreError, match="no room"):
+        await registry.aupdate_or_begin(lambda accounts: accounts.upsert(Account(id="one", refresh_token="r")))
+    assert [path.name for path in tmp_path.iterdir() if "lock" not in path.name] == [registry.document.path.name]
 
 
 JSON = st.recursive(

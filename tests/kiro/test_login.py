@@ -217,6 +217,30 @@ async def test_a_service_that_is_not_there(bench):
     assert (await bench.login(httpx.MockTransport(flaky))).access_token == "fake-access-1"
 
 
+async def test_a_login_without_a_refresh_token_is_none(bench):
+    """It could not be renewed, and two such logins could not be told apart."""
+    page = "https://view.awsapps.com/"
+    answers = {
+        "/client/register": {"clientId": "c", "clientSecret": "s", "clientSecretExpiresAt": NOW + 10**7},
+        "/device_authorization": {"deviceCode": "d", "userCode": "U", "verificationUriComplete": page},
+        "/token": {"accessToken": "fake-access-1", "expiresIn": 1},
+    }
+    with pytest.raises(LoginError, match="ended the login"):
+        await bench.login(httpx.MockTransport(lambda request: httpx.Response(200, json=answers[request.url.path])))
+
+
+async def test_a_damaged_document_stays_until_the_login_is_stored(bench):
+    """The way to the approval needs nothing that is stored, and stores nothing over a damaged file."""
+    bench.registry.document.path.parent.mkdir(mode=0o700)
+    bench.registry.document.path.write_text("{")
+    one = await bench.login()
+    assert bench.registry.document.path.read_text() == "{"
+    stored, put_aside = await bench.registry.aupdate_or_begin(lambda accounts: accounts.upsert(one))
+    assert put_aside.read_text() == "{"
+    assert bench.registry.load().accounts == [stored]
+    assert await bench.registry.aupdate_or_begin(lambda accounts: len(accounts.accounts)) == (1, None)
+
+
 async def test_the_registration_asks_for_what_is_needed(bench):
     """Name, scopes and grants are those of the protocol; no secret is in the document's repr."""
     await bench.login()
