@@ -19,8 +19,9 @@ NOT_FOUND = 127  # as shells have it
 NOT_EXECUTABLE = 126
 SIGNALLED = 128  # plus the signal's number
 POSIX = os.name == "posix"
-PASSED_ON = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGQUIT")
-FROM_TERMINAL = ("SIGINT", "SIGQUIT")  # keys; the child has got them as well where it has the terminal
+# Ctrl-Z stops the child, and we stop after it: stopped and continued with it, we might find it stopped, and stop again
+PASSED_ON = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT", "SIGQUIT", "SIGTSTP")
+FROM_TERMINAL = ("SIGINT", "SIGQUIT", "SIGTSTP")  # keys; the child has got them as well where it has the terminal
 
 
 class CannotRun(Exception):

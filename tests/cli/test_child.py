@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from kimi_core.cli import child
+from tests.e2e.harness import wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 
@@ -128,6 +129,26 @@ def test_a_child_that_stops_itself_stops_us_and_is_continued_with_us(tmp_path):
             time.sleep(0.01)
         process.send_signal(signal.SIGCONT)
         assert process.wait(20) == 9
+
+
+def test_a_stop_that_is_meant_for_us_is_the_childs_first(tmp_path):
+    """Told to stop, we have the child stop, and stop once it has: continued together, neither stops again."""
+    ready = tmp_path / "ready"
+    code = f"import signal; signal.signal(signal.SIGCONT, lambda *_: exit(9)); open({str(ready)!r}, 'w').close()"
+    code = f"{code}; signal.pause()"
+    run = f"import sys; from kimi_core.cli.child import run; sys.exit(run([sys.executable, '-c', {code!r}], {{}}))"
+    with subprocess.Popen(python(run), process_group=0) as process:
+        try:
+            us = psutil.Process(process.pid)
+            wait_until(ready.exists, "the child")
+            process.send_signal(signal.SIGTSTP)
+            wait_until(lambda: us.status() == psutil.STATUS_STOPPED, "our stop")
+            assert [one.status() for one in us.children()] == [psutil.STATUS_STOPPED]
+            os.killpg(process.pid, signal.SIGCONT)
+            assert process.wait(20) == 9
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("fault", ["open", "tcgetpgrp"])

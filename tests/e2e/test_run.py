@@ -291,8 +291,8 @@ while not count: time.sleep(0.01)
 time.sleep(0.3)
 print("count", len(count), flush=True)
 signal.signal(signal.SIGCONT, lambda *_: print("continued", flush=True))
-print("ready for Ctrl-Z", flush=True)
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+print("ready for Ctrl-Z", flush=True)
 while True: time.sleep(0.1)
 """
 
