@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from kimi_core.cli.steps import qr
+from tests.cli.checks.test_proxy import served
 from tests.servers.script import as_json, error
 
 EVENTS = {"code", "waiting", "slow_down", "approved", "stored", "models", "error"}
@@ -45,6 +47,20 @@ def test_login_tells_its_steps_as_json(cli):
     assert set(models["blocks"]) == {"opencode", "opencode-v2", "shell", "openai", "anthropic", "claude-code", "curl"}
     assert models["problem"] is None
     assert result.stderr == ""
+
+
+def test_login_names_the_proxy_that_runs(cli):
+    """The lines for clients have the port of a proxy that was started by hand, wherever the configuration has it."""
+    cli.configure("listen_port: 9")
+    state = cli.data / "state"
+    state.mkdir(parents=True, mode=0o700)
+    with served({"version": "1", "providers": {}}) as (port, _):
+        record = {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": "127.0.0.1", "port": port}
+        record |= {"version": "1", "confdir": str(cli.folder / "mitmproxy")}
+        (state / f"hand-{port}.json").write_text(json.dumps(record))
+        blocks = events(cli("login", "kimi", "--json"))[-1]["blocks"]
+    assert f"http://127.0.0.1:{port}/kimi/v1" in blocks["openai"]
+    assert f"HTTPS_PROXY=http://127.0.0.1:{port}" in blocks["shell"]
 
 
 def test_login_stores_what_it_got(cli):
