@@ -177,7 +177,10 @@ def _model_v2(name: str, model: Mapping[str, Any]) -> Model:
 
 
 def _concerns(block: Block, served: Sequence[str]) -> bool:
-    parts = urlsplit(block.base_url)
+    try:
+        parts = urlsplit(block.base_url)
+    except ValueError:  # of a provider that is none of ours; `_route` tells where one is
+        return False
     host = parts.hostname or ""
     return host in served or (is_loopback(host) and parts.path.startswith(("/kimi", "/kiro")))
 

@@ -113,6 +113,7 @@ def test_comments_and_projects(user, find):
         ("https://other.example/v1", "does not serve"),
         ("", "asks nobody"),
         ("http://127.0.0.1:port/kimi/v1", "no address"),
+        ("http://[bad", "no address"),
     ],
 )
 def test_base_urls_that_lead_elsewhere(user, find, base_url, word):
@@ -121,6 +122,13 @@ def test_base_urls_that_lead_elsewhere(user, find, base_url, word):
     found = find(user, "opencode.route")
     assert found["state"] == "problem"
     assert word in found["message"]
+
+
+def test_a_base_url_of_another_provider_that_is_no_address(user, find):
+    """It is none of ours, and keeps nothing from being looked at."""
+    write(user, {"provider": block()["provider"] | block("http://[bad", id_="other")["provider"]})
+    for id_ in ("opencode.provider", "opencode.route", "opencode.models"):
+        assert find(user, id_)["state"] == "ok", id_
 
 
 @pytest.mark.parametrize("base_url", [LOCAL, f"{LOCAL}/", "http://localhost:8080/kiro/v1"])
