@@ -46,6 +46,11 @@ def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
     return data_dir(environ) / "state" if environ.get(DATA_DIR_VARIABLE) else platformdirs.user_state_path("kimi-mitm")
 
 
+def older_log(log: Path) -> Path:
+    """Return the name that a log gets when a new one is begun; there is one such file."""
+    return log.with_name(f"{log.name}.1")
+
+
 class Document:
     """One JSON object in the file *path*.
 

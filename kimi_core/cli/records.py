@@ -17,10 +17,10 @@ import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kimi_core.errors import StoreDamaged
-from kimi_core.store import Document
+from kimi_core.store import Document, older_log
 
 SAME_START = 1.0  # seconds by which two readings of a process's start may differ; numbers are not used again so soon
-LOG_TAIL = 64 * 1024  # bytes of a log that are looked at for its last lines
+PIECE = 64 * 1024  # bytes of a log that are read at once, from its end backwards
 SHARED, STARTED = "run", "proxy"  # how the files of a proxy begin: one that ends with its users, one that stays
 BY_HAND = "hand"  # one that none of our commands has started; it has a record alone
 LEFTOVER_AGE = 24 * 3600.0  # seconds for which the log of a proxy that has ended is kept
@@ -122,14 +122,29 @@ def sweep(folder: Path, now: float) -> None:
 
 
 def tail(log: Path, lines: int, begin: int = 0, end: int | None = None) -> list[str]:
-    """Return the last *lines* of *log*, of what stands between two offsets; none where there is no file."""
+    """Return the last *lines* of *log*, of what stands between two offsets; none where there is no file.
+
+    As much of the file is read as they need; a proxy keeps its log small.
+    """
+    pieces: list[bytes] = []  # the last one first
+    wanted = lines + 1 if lines else 0  # ends of lines; what stands before the first of them is not whole
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            last = size if end is None else min(end, size)
-            start = max(begin if begin <= last else 0, last - LOG_TAIL)
-            file.seek(start)
-            found = file.read(last - start).decode(errors="replace").splitlines()
+            place = size if end is None else min(end, size)
+            start = begin if begin <= place else 0
+            while wanted > 0 and place > start:
+                length = min(PIECE, place - start)
+                place -= length
+                file.seek(place)
+                pieces.append(file.read(length))
+                wanted -= pieces[-1].count(b"\n")
     except FileNotFoundError:
         return []
-    return found[-lines:] if lines else []
+    return b"".join(reversed(pieces)).decode(errors="replace").splitlines()[-lines:]
+
+
+def last_lines(log: Path, lines: int, end: int) -> list[str]:
+    """Return the last *lines* before the offset *end* of *log*, the older file's where it has fewer itself."""
+    found = tail(log, lines, end=end)
+    return tail(older_log(log), lines - len(found)) + found

@@ -55,7 +55,7 @@ PLIST_HEAD = """\
 <!-- To install it:
      kimi-mitm service launchd > ~/Library/LaunchAgents/{name}.plist
      launchctl bootstrap gui/$(id -u) ~/Library/LaunchAgents/{name}.plist
-     What it says: tail -f {log} -->
+     What it says: tail -f ~/Library/Logs/{name}.log -->
 """
 
 
@@ -107,7 +107,7 @@ def launchd(words: Sequence[str], environ: Mapping[str, str], home: Path) -> str
         "StandardErrorPath": str(log),
     }
     _, _, rest = plistlib.dumps(agent).decode().partition("?>\n")
-    return PLIST_HEAD.format(name=NAME, log=log) + rest
+    return PLIST_HEAD.format(name=NAME) + rest
 
 
 KINDS: dict[str, Callable[[Sequence[str], Mapping[str, str], Path], str]] = {"systemd": systemd, "launchd": launchd}

@@ -19,7 +19,7 @@ from kimi_core.cli.configuration import LOOPBACK
 from kimi_core.cli.hosting import ProxyCommand, begin, order, with_proxy_options
 from kimi_core.cli.output import ExitCode, Report
 from kimi_core.cli.probe import ask, is_loopback
-from kimi_core.cli.records import STARTED, Files, Running, newest_log, tail
+from kimi_core.cli.records import STARTED, Files, Running, last_lines, newest_log
 from kimi_core.plain import plain
 from kimi_core.store import Document, state_dir
 
@@ -70,7 +70,7 @@ def logs(app: App, *, follow: bool, lines: int) -> ExitCode:
     """
     log = newest_log(state_dir(app.world.environ))
     end = log.stat().st_size if log.exists() else 0
-    found = tail(log, lines, end=end)
+    found = last_lines(log, lines, end)
     if app.out.as_json and not follow:
         app.out.emit({"log": str(log), "lines": found})
         return ExitCode.OK

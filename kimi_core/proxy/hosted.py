@@ -30,7 +30,7 @@ from mitmproxy.addonmanager import Loader
 
 from kimi_core.errors import StoreError
 from kimi_core.proxy.whereabouts import whereabouts
-from kimi_core.store import Document
+from kimi_core.store import Document, older_log
 
 LOG_LIMIT = 5 * 1024 * 1024  # bytes; there is one older file beside it, so the disk has twice that at most
 LOG_PACE = 20.0  # seconds between two looks at the size of the log
@@ -85,7 +85,7 @@ def turn_over(log: Path, limit: int, descriptors: Iterable[int] = (1, 2)) -> boo
         return False
     try:
         with contextlib.suppress(FileNotFoundError):  # removed by hand
-            log.replace(older(log))
+            log.replace(older_log(log))
     except PermissionError:
         os.ftruncate(streams[0], 0)
         return True
@@ -94,11 +94,6 @@ def turn_over(log: Path, limit: int, descriptors: Iterable[int] = (1, 2)) -> boo
         os.dup2(fresh, stream)
     os.close(fresh)
     return True
-
-
-def older(log: Path) -> Path:
-    """Return the name that a log gets when it is turned over."""
-    return log.with_name(f"{log.name}.1")
 
 
 class Hosted:

@@ -7,12 +7,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from xml.dom import minidom
 
 import psutil
 import pytest
 from click.testing import CliRunner
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from kimi_core.cli import background, invocation
 from kimi_core.cli.background import NotStarted, NotStopped, Order
@@ -391,6 +395,30 @@ def test_stop_and_logs_without_a_proxy(cli):
     assert cli.json("logs") == {"log": str(state / "proxy.log"), "lines": ["one", "two"]}
 
 
+def test_as_many_lines_as_asked_for_are_shown(cli):
+    """However long they are, the lines come from as far back as they stand, be it in the older file."""
+    state = cli.data / "state"
+    state.mkdir(parents=True)
+    lines = [f"{number} {'x' * number}" for number in range(1000)]
+    (state / "proxy.log.1").write_text("".join(f"{line}\n" for line in lines[:400]))
+    (state / "proxy.log").write_text("".join(f"{line}\n" for line in lines[400:]))
+    for wanted in (0, 1, 599, 600, 601, 1000, 5000):
+        assert cli.json("logs", "-n", str(wanted))["lines"] == lines[1000 - min(wanted, 1000) :]
+
+
+@given(st.lists(st.text("ab é", max_size=9), max_size=12), st.integers(0, 15), st.integers(1, 20), st.integers(0, 60))
+@example(["a", "b"], 1, 1, 2)
+def test_the_last_lines_do_not_depend_on_how_the_log_is_read(texts, wanted, piece, begin):
+    """They are those of the file read at once, whatever its pieces; a beginning in a line leaves the rest of it."""
+    content = "\n".join(texts).encode()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kimi_core.cli.records.PIECE", piece)
+        log = Path(folder, "log")
+        log.write_bytes(content)
+        part = content[begin if begin <= len(content) else 0 :].decode(errors="replace").splitlines()
+        assert tail(log, wanted, begin) == (part[-wanted:] if wanted else [])
+
+
 def test_logs_are_followed_until_ctrl_c(cli):
     """With --json each line is an object; Ctrl-C ends it."""
     state = cli.data / "state"
@@ -454,6 +482,14 @@ def test_an_agent_is_what_launchd_reads():
     assert agent["EnvironmentVariables"] == {"KIMI_MITM_DATA_DIR": "/data"}
     assert agent["RunAtLoad"]
     assert agent["StandardOutPath"] == "/Users/me/Library/Logs/kimi-mitm.log"
+
+
+def test_an_agent_of_any_home_is_well_formed():
+    """Nothing that a path may hold ends up in the comment, where XML allows no two hyphens in a row."""
+    agent = launchd(["/opt/mitmdump"], {}, Path("/Users/me--you <&>"))
+    (comment,) = [node for node in minidom.parseString(agent).childNodes if node.nodeType == node.COMMENT_NODE]
+    assert "me--you" not in comment.data
+    assert plistlib.loads(agent.encode())["StandardOutPath"] == "/Users/me--you <&>/Library/Logs/kimi-mitm.log"
 
 
 def test_a_unit_quotes_what_systemd_would_take_for_its_own():

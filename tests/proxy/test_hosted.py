@@ -11,7 +11,8 @@ from mitmproxy.test import taddons
 
 from kimi_core.errors import StoreError
 from kimi_core.proxy import hosted
-from kimi_core.proxy.hosted import Hosted, older, turn_over, without_token
+from kimi_core.proxy.hosted import Hosted, turn_over, without_token
+from kimi_core.store import older_log
 
 
 @pytest.fixture
@@ -133,10 +134,10 @@ def test_a_log_is_turned_over_when_it_has_grown(log):
     assert not turn_over(path, 6, [descriptor])
     assert turn_over(path, 5, [descriptor])
     os.write(descriptor, b"second\n")
-    assert (older(path).read_text(), path.read_text()) == ("first\n", "second\n")
+    assert (older_log(path).read_text(), path.read_text()) == ("first\n", "second\n")
     assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
     assert turn_over(path, 5, [descriptor])
-    assert older(path).read_text() == "second\n"
+    assert older_log(path).read_text() == "second\n"
 
 
 def test_a_log_that_was_removed_by_hand_begins_anew(log):
