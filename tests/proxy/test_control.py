@@ -244,7 +244,7 @@ def test_silence_in_mid_stream_ends_with_an_error():
     assert flow.response.content == b"<upstream_error>"
 
 
-@pytest.mark.parametrize("body", [gzip.compress(b"no"), b"damaged"])
+@pytest.mark.parametrize("body", [gzip.compress(b"no"), b"damaged"], ids=["good", "damaged"])
 async def test_a_held_answer_is_relayed_in_no_coding(body):
     """Its client may not have asked for the one that the identity asks for; what cannot be decoded stays as it is."""
     flow, control, _ = _control(Relay())
