@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-PATIENCE = 150  # seconds for what is left after the command has ended; more than a renewal may take
+PATIENCE = 300  # seconds for what is left after the command has ended; a renewal ends by itself within 290
 BY_SIGNAL = 128  # shells add this to the number of the signal that ended a command
 
 

@@ -14,6 +14,9 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
+from kimi_core.kimi import refresher as kimi_refresher
+from kimi_core.kiro import refresher as kiro_refresher
+from kimi_core.proxy import hosted
 from kimi_core.proxy.key import FILE
 from tests.e2e.harness import environment, free_port, wait_until
 from tests.e2e.test_guard import own_addresses
@@ -255,6 +258,16 @@ def test_the_first_process_waits_no_longer_than_it_says(tmp_path):
     words = [sys.executable, "-c", AS_FIRST, sys.executable, "-c", late, "sh", "-c", script]
     assert subprocess.run(words, timeout=20, check=False).returncode == 0
     (tmp_path / "go").touch()
+
+
+def test_a_renewal_is_given_the_time_that_it_may_take():
+    """The first process waits longer than one lives, and the engine longer than both that and the proxy's own end."""
+    patience = runpy.run_path(str(FOLDER / "init.py"))["PATIENCE"]
+    assert patience > max(module.LIFETIME for module in (kimi_refresher, kiro_refresher))
+    grace = re.fullmatch(r"(\d+)s", compose()["stop_grace_period"])[1]
+    assert int(grace) >= patience + hosted.ENDING
+    pages = (ROOT / "docs" / "headless.md").read_text()
+    assert set(re.findall(r"--stop-timeout (\d+)", pages)) == {grace}
 
 
 @pytest.mark.parametrize(
