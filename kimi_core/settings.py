@@ -15,11 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kimi_core.errors import ConfigError
 
-type Identity = Literal["kimi-cli", "kimi-code", "own"]
-type Thinking = Literal["plugin", "kimi-cli", "kimi-code"]
-type Region = Literal["cn", "global"]
-
-
 _VERSION = r"^([0-9][0-9A-Za-z_.-]{0,31})?$"  # of ASCII: to compile all of Unicode's digits takes long
 _HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(?:\.(?!-)[a-z0-9-]{1,63})*", re.IGNORECASE)
 

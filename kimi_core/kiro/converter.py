@@ -5,8 +5,8 @@ Before the head of an answer goes out, `first_failure` tells from its first byte
 document (kiro.md §1.3), which no event stream begins like: its first byte would announce a frame of 2 GB.
 
 For ``stream: false`` nothing may go out before it is known whether the answer is good, since status and head depend on
-it. So the caller holds such an answer (`Exchange.holds` says True), and gives the whole body to `collect`, which
-returns the reply, or the failure to be judged like that of any other attempt.
+it. So the caller keeps such an answer back to its end (`Exchange.peek` says neither yes nor no), and gives the whole
+body to `collect`, which returns the reply, or the failure to be judged like that of any other attempt.
 
 Facts for the flow: ``answered by`` (the serving model, where it is not the one asked for), ``in``, ``cached``, ``out``
 (tokens), ``counts`` ("estimated", where a number is not the service's own), ``credits``, ``finish``, ``stop`` (Kiro's
@@ -131,10 +131,9 @@ def collect(
     options: AnswerOptions,
     story: Story,
     *,
-    complete: bool = True,
     on_end: Callable[[Answer], None] | None = None,
 ) -> Collected:
-    """Return the reply for a whole answer, *body*; total. *complete* is False where the body was cut by a bound.
+    """Return the reply for a whole answer, *body*; total.
 
     The reply is a ``chat.completion`` object with status 200, or an error object with the error's status.
     """
@@ -142,8 +141,7 @@ def collect(
     try:
         for part in source.feed(body):
             completion.take(part)
-        cut = AnswerFailed("Kiro's answer was longer or slower than what is waited for.")
-        for part in source.finish() if complete else source.fail(cut):
+        for part in source.finish():
             completion.take(part)
         if completion.error is None:
             return Collected(Reply(200, Headers([("content-type", JSON)]), completion.body()))

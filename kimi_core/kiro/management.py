@@ -118,14 +118,11 @@ class Caller:
         endpoints: Endpoints,
         identity_for: Callable[[Account], KiroIdentity],
         outbound: WayOut,
-        *,
-        invocation: Callable[[], str] = lambda: str(uuid.uuid4()),
     ) -> None:
         self._tokens = tokens
         self._endpoints = endpoints
         self._identity_for = identity_for
         self._outbound = outbound
-        self._invocation = invocation
         self._worked: dict[tuple[str, Operation], Try] = {}
 
     async def ask(
@@ -189,7 +186,7 @@ class Caller:
         origin = self._endpoints.management(home) if way.service == "management" else self._endpoints.q(home)
         headers = identity.headers(
             asked.operation,
-            invocation=self._invocation(),
+            invocation=str(uuid.uuid4()),
             bearer=f"Bearer {account.access_token}",
             auth_method=account.auth_method,
         )

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from kimi_core.errors import KimiMitmError, StoreError, UpstreamError
@@ -99,11 +98,7 @@ class Service:
         found = self._identities.get(account.machine_id)
         if found is None:
             settings = self.settings
-            versions = replace(
-                identity.PINNED,
-                cli=settings.kiro_cli_version or identity.PINNED.cli,
-                ide=settings.kiro_ide_version or identity.PINNED.ide,
-            )
+            versions = identity.Versions.chosen(settings.kiro_cli_version, settings.kiro_ide_version)
             found = identity.build(settings.kiro_identity, versions, account.machine_id)
             self._identities[account.machine_id] = found
         return found

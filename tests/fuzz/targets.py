@@ -96,7 +96,7 @@ def kiro_answer(data: bytes) -> None:
         _well_formed(out)
     first_failure(data, ended=True)
     with suppress(KimiMitmError):
-        collect(data, Completion(**HEAD), AnswerOptions(), Story("kiro"), complete=True, on_end=None)
+        collect(data, Completion(**HEAD), AnswerOptions(), Story("kiro"))
 
 
 def _deltas(stream: bytes) -> str:

@@ -42,7 +42,7 @@ class Service:
         def who(account):
             return identity.build(self.name, machine_id="f" * 64)
 
-        return Caller(self, Endpoints(), who, self, invocation=lambda: "fake-invocation")
+        return Caller(self, Endpoints(), who, self)
 
     async def fresh(self, account_id: str) -> Account:
         assert account_id == self.account.id

@@ -40,11 +40,9 @@ def convert(*data, **options):
     return b"".join([*(convert_one.feed(piece) for piece in data), convert_one.finish()])
 
 
-def whole(body, *, story=None, complete=True, on_end=None, **options):
+def whole(body, *, story=None, on_end=None, **options):
     """Return the collected answer."""
-    return collect(
-        body, Completion(**HEAD), AnswerOptions(**options), story or Story("kiro"), complete=complete, on_end=on_end
-    )
+    return collect(body, Completion(**HEAD), AnswerOptions(**options), story or Story("kiro"), on_end=on_end)
 
 
 def cut(data, places):
@@ -216,28 +214,24 @@ def test_collected():
 
 
 @pytest.mark.parametrize(
-    ("body", "complete", "status", "kind", "failure"),
+    ("body", "status", "kind", "failure"),
     [
-        pytest.param(text("half"), True, 502, AnswerCut, None, id="cut"),
-        pytest.param(text("half") + END, False, 502, AnswerFailed, None, id="bounded"),
-        pytest.param(text("half") + b"\1", True, 502, StreamTruncated, None, id="truncated"),
-        pytest.param(b"\0" * 12, True, 502, FrameDamaged, None, id="damaged"),
+        pytest.param(text("half"), 502, AnswerCut, None, id="cut"),
+        pytest.param(text("half") + b"\1", 502, StreamTruncated, None, id="truncated"),
+        pytest.param(b"\0" * 12, 502, FrameDamaged, None, id="damaged"),
         pytest.param(
             exception("X", message="Input is too long."),
-            True,
             400,
             AnswerFailed,
             Failure("X", "Input is too long."),
             id="overflow",
         ),
-        pytest.param(
-            THROTTLED, True, 502, AnswerFailed, Failure("ThrottlingException", "slow down", "TOO_MANY"), id="JSON"
-        ),
+        pytest.param(THROTTLED, 502, AnswerFailed, Failure("ThrottlingException", "slow down", "TOO_MANY"), id="JSON"),
     ],
 )
-def test_collected_failures(body, complete, status, kind, failure):
+def test_collected_failures(body, status, kind, failure):
     """A failed answer is an error object under the error's status, and the failure for whoever judges it."""
-    collected = whole(body, complete=complete)
+    collected = whole(body)
     assert collected.reply.status == status
     assert isinstance(collected.error, kind)
     assert collected.failure == failure

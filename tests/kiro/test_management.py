@@ -1,3 +1,5 @@
+from uuid import UUID
+
 import httpx
 import pytest
 
@@ -46,7 +48,16 @@ async def test_a_call_of_kiro_cli():
     assert parameters(seen) == dict(seen.url.params) == {"origin": "KIRO_CLI", "profileArn": OWN}
     assert seen.headers["x-amz-target"] == MODELS_TARGET
     assert seen.headers["authorization"] == "Bearer fake-access-1"
-    assert seen.headers["amz-sdk-invocation-id"] == "fake-invocation"
+
+
+async def test_every_call_has_an_id_of_its_own():
+    """The service tells calls apart by a UUID, as the official clients send it."""
+    fake = service({"models": []}, auth_method="idc", profile_arn=OWN)
+    caller = fake.caller()
+    for _ in range(2):
+        await caller.ask("a1", models)
+    first, second = (UUID(seen.headers["amz-sdk-invocation-id"]) for seen in fake.seen)
+    assert first != second
 
 
 async def test_a_call_of_the_ide():
