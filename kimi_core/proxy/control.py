@@ -203,7 +203,8 @@ class ExchangeControl:
         if not flow.request.is_http2:
             _chunk(flow.request, response)
         wire = None
-        if response.headers.get("content-type", "") != came_as:  # the client gets another format than the service sent
+        translated = response.headers.get("content-type", "") != came_as  # into another format than the service sent
+        if translated and self._record_limit:
             wire, self._wire_type = Tape(self._record_limit), came_as
         self.stream = AnswerStream(converted[1] if converted else None, decoder, Tape(self._record_limit), wire)
         response.stream = self.stream
@@ -239,7 +240,8 @@ class ExchangeControl:
     def keep(self, flow: http.HTTPFlow) -> None:
         """Put what was streamed into the flow, which is only a record now.
 
-        An upload is not kept: its place is taken by nothing, since mitmweb fails on a body that is missing.
+        An upload is not kept, nor an answer where the limit is 0: an empty body takes their place, since mitmweb fails
+        on one that is missing.
         """
         if flow.request.data.content is None:
             flow.request.data.content = b""
@@ -247,14 +249,11 @@ class ExchangeControl:
         if self.stream is None or flow.response is None:
             return
         tape, wire = self.stream.tape, self.stream.wire
-        content = tape.take()
-        if content is not None:
-            flow.response.data.content = content
-            if len(content) < tape.length:
-                sides.keep_cut(flow, tape.length)
-        came = wire.take() if wire else None
-        if wire is not None and came is not None:
-            sides.keep_answer(flow, self._wire_type, came, wire.length)
+        flow.response.data.content = content = tape.take()
+        if len(content) < tape.length:
+            sides.keep_cut(flow, tape.length)
+        if wire is not None:
+            sides.keep_answer(flow, self._wire_type, wire.take(), wire.length)
 
 
 class PassingControl:

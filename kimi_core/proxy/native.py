@@ -62,9 +62,8 @@ class NativeControl(PassingControl):
             return
         self._kept = True
         tape, response = self._stream.tape, flow.response
-        content = tape.take()
-        if response is not None and content is not None:
-            response.data.content = content
+        if response is not None:
+            response.data.content = content = tape.take()
             if len(content) < tape.length:
                 sides.keep_cut(flow, tape.length)
         record.tell_native(flow)

@@ -29,7 +29,6 @@ class Tape:
 
     def __init__(self, limit: int) -> None:
         self.length = 0
-        self._limit = limit
         self._pieces: list[bytes] = []
         self._left = limit
 
@@ -46,15 +45,10 @@ class Tape:
         self.add(data)
         return data
 
-    def take(self) -> bytes | None:
+    def take(self) -> bytes:
         """Return what was kept and keep it no longer, so that it is in memory once."""
-        content = self.content()
-        self._pieces = []
+        content, self._pieces = b"".join(self._pieces), []
         return content
-
-    def content(self) -> bytes | None:
-        """Return what was kept, None where nothing is to be kept."""
-        return b"".join(self._pieces) if self._limit else None
 
 
 class AnswerStream(Sink):

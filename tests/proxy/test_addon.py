@@ -178,7 +178,8 @@ async def test_a_native_answer_that_is_not_kept(world):
     addon.responseheaders(flow)
     flow.response.stream(b"frame")
     addon.response(flow)
-    assert flow.response.data.content is None
+    assert flow.response.data.content == b""
+    assert flow.comment.endswith("0 B of 5 B kept (kimi_record_limit)")
 
 
 async def test_what_others_answered_stays_answered(world):

@@ -319,14 +319,15 @@ def test_waiting_clients_get_a_word():
 
 
 def test_nothing_is_kept_where_nothing_is_wanted():
-    """With a limit of 0 the flow keeps no streamed body."""
-    flow = tflow.tflow()
-    control = ExchangeControl(flow, FakeExchange(), record_limit=0, on_retry=Retries())
-    _answered(flow).data.content = None
+    """With a limit of 0 the flow keeps no streamed body: an empty one, at which mitmweb does not fail."""
+    flow, control = _kept(Translates(), limit=0)
+    _answered(flow, headers={"content-type": "application/x-frames"}).data.content = None
     control.open_stream(flow)
     flow.response.stream(b"abc")
     control.keep(flow)
-    assert flow.response.data.content is None
+    assert flow.response.data.content == b""
+    assert sides.full_length(flow) == 3
+    assert sides.answer_of(flow) is None
 
 
 def test_an_upload_that_was_streamed_has_an_empty_body():
