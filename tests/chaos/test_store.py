@@ -23,7 +23,9 @@ class Ailing:
         self.world, self.proxy, self.path = world, proxy, path
 
     def ail(self, **how):
-        self.path.write_text(json.dumps(how))
+        new = self.path.with_suffix(".new")  # the processes read it at any moment
+        new.write_text(json.dumps(how))
+        new.replace(self.path)
 
     @property
     def kimi_file(self):
