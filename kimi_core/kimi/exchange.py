@@ -165,7 +165,8 @@ class KimiExchange(Exchange):
         if answer.silent_for:
             return self.refuse(self.silence(answer.silent_for))
         if self._resent or answer.final:
-            return self.refuse(Unreachable(f"Kimi cannot be reached: {answer.error}."))
+            why = (answer.error or "no answer").removesuffix(".")  # a word of mitmproxy's, or a sentence of our own
+            return self.refuse(Unreachable(f"Kimi cannot be reached: {why}."))
         self._resent = True
         return Retry(self.attempt, why=answer.error or "connection lost")
 

@@ -183,15 +183,22 @@ async def test_an_unknown_model_has_the_list_looked_at():
     assert account.wanted == ["models"]
 
 
-async def test_a_lost_connection_is_tried_once_more():
-    """A connection that broke before any answer is tried again once, then the client is told."""
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [("refused", "refused."), ("It was not checked.", "It was not checked."), (None, "no answer.")],
+)
+async def test_a_lost_connection_is_tried_once_more(problem, told):
+    """A connection that broke before any answer is tried again once, then the client is told in one sentence."""
     exchange, _ = _exchange()
-    verdict = await exchange.judge(Answer(None, error="connection refused"))
+    verdict = await exchange.judge(Answer(None, error=problem))
     assert isinstance(verdict, Retry)
     assert verdict.attempt is exchange.attempt
-    reply = await exchange.judge(Answer(None, error="connection refused"))
+    reply = await exchange.judge(Answer(None, error=problem))
     assert reply.status == 502
-    assert json.loads(reply.body)["error"]["code"] == "kimi_unreachable"
+    error = json.loads(reply.body)["error"]
+    assert error["code"] == "kimi_unreachable"
+    assert error["message"].startswith(f"Kimi cannot be reached: {told}")
+    assert ".." not in error["message"]
 
 
 async def test_a_silent_service_is_not_asked_twice():
