@@ -1,4 +1,4 @@
-"""The internals of mitmproxy that `replay_stream` stands on, as a table, and the check that they are there.
+"""The internals of mitmproxy that a replay needs, as a table, and the check that they are there.
 
 They did not change between mitmproxy 12.0 and 12.2, but nobody promises them. So each is looked at before the replay
 is switched on: one that is gone or has another shape costs the replay, never a crash in the middle of an answer.

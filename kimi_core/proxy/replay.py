@@ -1,7 +1,7 @@
 """Has mitmproxy send a request again itself: what an addon sees of it.
 
 An addon attaches a `Control` to a flow, in its `requestheaders` or `request` hook. From then on the stream that
-carries the flow (`replay_stream`, the only file that touches mitmproxy's internals) asks it:
+carries the flow (`replay_stream`, which uses the internals of mitmproxy that a replay needs) asks it:
 
 ========================  =============================================================================
 `too_large`               the body grows past `max_body`: this answer goes out at once, the rest is dropped

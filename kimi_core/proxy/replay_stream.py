@@ -1,8 +1,8 @@
 """mitmproxy's HTTP stream, able to hold an answer back and to send its request again.
 
 `HttpLayer.make_stream` looks `HttpStream` up as a module global, so `enable` covers CONNECT, reverse mode, direct
-requests and client replay at once. Flows without a `Control` pass through as they do in plain mitmproxy. This is the
-only file that touches mitmproxy's internals; `internals` lists them.
+requests and client replay at once. Flows without a `Control` pass through as they do in plain mitmproxy. The internals
+of mitmproxy that a replay needs are used here alone; `internals` lists them.
 
 The server's side of a stream, as far as it differs::
 
