@@ -273,10 +273,10 @@ class KimiMitm:
     async def _load_rest(self) -> None:
         await asyncio.sleep(LOADED_AFTER)
         await asyncio.to_thread(later.load)  # so that no request waits for it
-        if (
-            not _shared.recorder.running and not gc.get_freeze_count()
-        ):  # what is frozen is never collected: no stream may be
-            gc.freeze()  # what is loaded stays: to look through it for garbage again and again stops every stream
+        if _shared.recorder.running or gc.get_freeze_count():
+            return  # what is frozen is never collected: no stream may be among it, nor what is left of one
+        gc.collect()
+        gc.freeze()  # what is loaded stays: to look through it for garbage again and again stops every stream
 
     def _time_refreshes(self) -> None:
         """Run the timer of the providers in use, and of no others."""

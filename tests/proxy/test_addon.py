@@ -533,7 +533,8 @@ async def test_what_requests_need_is_loaded_soon_after_the_start(world, monkeypa
     """The rest is loaded in a thread once the proxy runs, then frozen: once, and no stream along with it."""
     _, addon = world
     where, calls = [], []
-    collector = SimpleNamespace(freeze=lambda: calls.append("freeze"), get_freeze_count=lambda: frozen)
+    steps = {name: lambda name=name: calls.append(name) for name in ("collect", "freeze")}
+    collector = SimpleNamespace(get_freeze_count=lambda: frozen, **steps)
     monkeypatch.setattr(module, "LOADED_AFTER", 0.0)
     monkeypatch.setattr(module.later, "load", lambda: where.append(threading.current_thread()))
     monkeypatch.setattr(module, "gc", collector)
@@ -543,7 +544,7 @@ async def test_what_requests_need_is_loaded_soon_after_the_start(world, monkeypa
     await loading
     assert len(where) == 1
     assert where != [threading.main_thread()]
-    assert calls == ["freeze"] * freezes
+    assert calls == ["collect", "freeze"] * freezes
 
 
 async def test_a_login_is_not_missed_where_one_provider_has_one(world, monkeypatch, caplog):
