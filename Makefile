@@ -33,7 +33,7 @@ setup-dev: ## make .venv with the program and the tools
 
 test: lint coverage ## everything that CI runs: lint, unit and end-to-end tests, coverage
 
-coverage: setup-dev ## all tests, with branch coverage per module and its floor
+coverage: setup-dev ## all tests, with branch coverage of those that start no proxy, and its floor
 	@$(BIN)/coverage erase
 	$(BIN)/python scripts/all_tests.py $(ARGS)
 	@$(BIN)/coverage combine -q
