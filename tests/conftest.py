@@ -1,6 +1,7 @@
 """Every test starts from the same place: no proxy and no variable of the user's own, no host but this machine."""
 
 import os
+import signal
 import socket
 import warnings
 from collections import Counter
@@ -18,6 +19,11 @@ with warnings.catch_warnings():
 
 # half as many examples as usual, for the run has two processors and a quarter of an hour
 settings.register_profile("ci", settings.get_profile("ci"), max_examples=50)
+
+# who starts a run in the background may have it ignore these; what is started here would then, and tests send them
+for each in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    if signal.getsignal(each) is signal.SIG_IGN:
+        signal.signal(each, signal.SIG_DFL)
 
 _USERS_OWN = ("KIMI_", "KIRO", "DEBUG_KIRO_", "OPENAI_", "ANTHROPIC_", "SSL_CERT_", "NODE_EXTRA_")
 WITHOUT = {"KIMI_MITM_NO_NODE", "KIMI_MITM_NO_BROWSER"}  # ask for a run without node or Chromium; no settings

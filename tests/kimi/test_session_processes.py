@@ -212,7 +212,7 @@ async def test_the_end_of_the_proxy_does_not_lose_a_rotated_token(
         worker.kill()
     else:
         os.killpg(worker.pid, {"interrupt": signal.SIGINT, "hang up": signal.SIGHUP}[ending])
-    worker.wait()
+    worker.wait(60.0)
     crowd.alive.remove(worker)
     login = StoredLogin(crowd.folder, crowd.site.slot)
     assert json.loads(login.document.path.read_text())["access_token"] == before.access_token
