@@ -173,10 +173,19 @@ class Service:
         self.change(account_id, lambda account: usage.spent(account, credits_, now))
 
     def activate(self, account_id: str) -> None:
-        """Make the account that serves the active one, as other tools show it."""
+        """Make the account that serves the active one, as other tools show it.
+
+        Where the user has chosen another one before that is written, the user's word counts.
+        """
+        try:
+            before = self.accounts().active_account_id
+        except StoreError:  # of a document that cannot be read no account is the active one
+            return
+        if before == account_id:
+            return
 
         def alter(stored: Accounts) -> None:
-            if stored.get(account_id) is not None:
+            if stored.active_account_id == before and stored.get(account_id) is not None:
                 stored.active_account_id = account_id
 
         self._note(alter)

@@ -235,6 +235,24 @@ async def test_the_active_account_is_the_one_that_serves(world):
     assert world.service.accounts().active_account_id == "b"
 
 
+async def test_the_account_that_the_user_chooses_meanwhile_stays_active(world):
+    """What the proxy notes is written a moment later; a word of the user's that came first is not undone by it."""
+    world.store(social("a"), social("b"), social("c"))
+    world.service.activate("b")
+    world.service.registry.update(lambda stored: setattr(stored, "active_account_id", "c"))
+    assert world.service.accounts().active_account_id == "c"
+    await world.service.settle()
+    assert world.service.registry.load().active_account_id == "c"
+
+
+async def test_where_accounts_cannot_be_read_none_is_made_active(world):
+    """An answer that has begun is not disturbed by it."""
+    world.service.registry.document.path.write_text("{")
+    world.service.activate("b")
+    await world.service.settle()
+    assert world.service.registry.document.path.read_text() == "{"
+
+
 @pytest.mark.parametrize(
     ("error", "level", "said"),
     [(AuthUnavailable("Down."), logging.INFO, "Down."), (StoreError("Full."), logging.WARNING, "Full.")],
