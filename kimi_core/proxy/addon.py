@@ -87,7 +87,8 @@ class KimiMitm:
         self._kiro: Kiro | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._timer: asyncio.Task[Any] | None = None
-        self.commands = (
+        self._whereabouts = Whereabouts()
+        self._commands = (
             commands.KimiCommands(self._current_kimi, self._start_command),
             commands.KiroCommands(self._current_kiro, self._start_command),
         )
@@ -95,8 +96,10 @@ class KimiMitm:
     # --- life ----------------------------------------------------------------------------------------------------
 
     def load(self, loader: Loader) -> None:
-        """Declare the options and put the replay in place."""
+        """Declare the options and the commands, and put the replay in place."""
         options.declare(loader)
+        for each in self._commands:
+            each.declare(loader)
         # each of its debug lines, two for every write of a login, would run through all addons
         logging.getLogger("filelock").setLevel(logging.INFO)
         views.install()
@@ -151,10 +154,12 @@ class KimiMitm:
         missing = [command for provider in self.reception.providers if (command := provider.start())]
         if len(missing) == len(self.reception.providers):
             logger.warning("Nobody is logged in. Run %s.", " or ".join(f"`{command}`" for command in missing))
+        self._whereabouts.running()
 
     def done(self) -> None:
         """Stop the timers; streams under way go on."""
         views.remove()
+        self._whereabouts.done()
         for task in self._tasks:
             task.cancel()
         for provider in self.reception.providers:
@@ -215,6 +220,10 @@ class KimiMitm:
         if not replay.installed() and not flow.response:
             control.bare = True
             seal.unlabelled(flow.request, control.exchange.attempt)
+
+    async def replay_attempt(self, attempt: replay.Attempt) -> None:
+        """Have an attempt judged that failed, or whose answer is held. The name is that of `replay_stream`'s hook."""
+        await replay.judge(attempt)
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Let the answer stream."""
@@ -300,6 +309,5 @@ class KimiMitm:
 
 
 def addons() -> list[object]:
-    """Return what mitmproxy loads."""
-    addon = KimiMitm()
-    return [replay.Dispatcher(), addon, Whereabouts(), *addon.commands]
+    """Return what mitmproxy loads: one object, since each costs something at every event of every flow."""
+    return [KimiMitm()]

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 
-from mitmproxy import command
+from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import CommandError
 
 from kimi_core.errors import KimiMitmError
@@ -26,26 +26,27 @@ class KimiCommands:
         self._kimi = kimi
         self._start = start
 
-    @command.command("kimi.status")
+    def declare(self, loader: Loader) -> None:
+        """Make the commands known to mitmproxy."""
+        for each in (self.status, self.usage, self.models, self.refresh):
+            loader.add_command(f"kimi.{each.__name__}", each)
+
     def status(self) -> str:
         """Show who is logged in and how long the token is good for."""
         return json.dumps(self._kimi().health())
 
-    @command.command("kimi.usage")
     def usage(self) -> str:
         """Show what is left of the plan; a fresh answer follows in the log."""
         self._start(self._log_usage(), "kimi.usage")
         usage = self._kimi().home.usage
         return "\n".join(_lines(usage)) if usage else "Asking; the answer follows in the log."
 
-    @command.command("kimi.models")
     def models(self) -> str:
         """Show the models of the plan; a fresh list follows in the log."""
         self._start(self._log_models(), "kimi.models")
         found = [model.id for model in self._kimi().home.cache.catalog.models]
         return ", ".join(found) if found else "Asking; the answer follows in the log."
 
-    @command.command("kimi.refresh")
     def refresh(self) -> str:
         """Renew the login now; the outcome follows in the log."""
         self._start(self._log_refresh(), "kimi.refresh")
@@ -72,7 +73,11 @@ class KiroCommands:
         self._kiro = kiro
         self._start = start
 
-    @command.command("kiro.accounts")
+    def declare(self, loader: Loader) -> None:
+        """Make the commands known to mitmproxy."""
+        for each in (self.accounts, self.use, self.usage, self.models, self.refresh):
+            loader.add_command(f"kiro.{each.__name__}", each)
+
     def accounts(self) -> str:
         """Show the accounts: who serves, who does not and why."""
         service = self._kiro().service
@@ -90,7 +95,6 @@ class KiroCommands:
         ]
         return "\n".join([*free, *stuck]) or "No account. Run `kimi-mitm login kiro`."
 
-    @command.command("kiro.use")
     def use(self, account: str) -> str:
         """Make an account, by its label or the beginning of its id, the active one."""
         service = self._kiro().service
@@ -100,7 +104,6 @@ class KiroCommands:
         _asked(lambda: service.activate(found[0].id))
         return f"{found[0].label or found[0].id} is the active account."
 
-    @command.command("kiro.usage")
     def usage(self, anew: bool = False) -> str:
         """Show what is left of each account's plan; what is older than 5 minutes (true: any) follows in the log."""
         service = self._kiro().service
@@ -115,12 +118,10 @@ class KiroCommands:
         ]
         return "\n".join(known) or "Asking; the answer follows in the log."
 
-    @command.command("kiro.models")
     def models(self) -> str:
         """Show the models of all accounts."""
         return ", ".join(model.id for model in _asked(self._kiro().service.catalog).models)
 
-    @command.command("kiro.refresh")
     def refresh(self) -> str:
         """Renew the login of every account now; the outcome follows in the log."""
         stored = _asked(self._kiro().service.accounts).accounts

@@ -201,23 +201,17 @@ def report(call: Callable[..., Any], error: Exception) -> None:
     logger.error("%s raised %s (message withheld)\n%s", name, type(error).__name__, where)
 
 
-class Dispatcher:
-    """The addon whose hook has an attempt judged. Several may be registered; an attempt is judged once."""
-
-    def __init__(self) -> None:
-        self.name = f"replay-dispatcher-{id(self):x}"  # mitmproxy refuses a second addon of the same name
-
-    async def replay_attempt(self, attempt: Attempt) -> None:
-        """Ask the flow's control. The name is that of the hook in `replay_stream`."""
-        control = control_of(attempt.flow)
-        if attempt.judged or control is None:
-            return
-        attempt.judged = True
-        try:
-            await control.judge(attempt)
-        except Exception as error:  # noqa: BLE001 - mitmproxy would log the message, which may quote a secret
-            attempt.decision = "relay"
-            report(control.judge, error)
+async def judge(attempt: Attempt) -> None:
+    """Ask the flow's control what becomes of *attempt*, once, however many addons pass it on."""
+    control = control_of(attempt.flow)
+    if attempt.judged or control is None:
+        return
+    attempt.judged = True
+    try:
+        await control.judge(attempt)
+    except Exception as error:  # noqa: BLE001 - mitmproxy would log the message, which may quote a secret
+        attempt.decision = "relay"
+        report(control.judge, error)
 
 
 def install() -> None:

@@ -83,7 +83,7 @@ hooks.all_hooks.pop("replay_attempt", None)
 
 @dataclass
 class ReplayAttemptHook(commands.StartHook):
-    """Has an attempt judged; `replay.Dispatcher` is the addon that does."""
+    """Has an attempt judged: the addon hands it to `replay.judge` in its hook ``replay_attempt``."""
 
     attempt: Attempt
 
@@ -171,7 +171,8 @@ class ReplayStream(StockStream):
 
     def start_response_stream(self) -> Steps[None]:
         """Note where the pieces go, and how much silence between them is waited for."""
-        yield from super().start_response_stream()
+        steps = super().start_response_stream()
+        yield from steps if self._control is None else _unlogged(steps)
         control, sink = self._control, self.flow.response and self.flow.response.stream
         # with store_streamed_bodies mitmproxy keeps the pieces that leave, and has to see them
         if control is not None and isinstance(sink, Sink) and not self.context.options.store_streamed_bodies:
@@ -611,6 +612,13 @@ class ReplayStream(StockStream):
             yield from super().handle_protocol_error(failure)
         else:
             yield from self.handle_protocol_error(failure)
+
+
+def _unlogged(steps: Steps[None]) -> Steps[None]:
+    """Leave out the line of the log that an answer is streamed: the flow says so, and a line costs a round of hooks."""
+    for command in steps:
+        if not isinstance(command, commands.Log):
+            yield command
 
 
 def _framed(request: http.Request, command: SendHttp) -> http.Request:

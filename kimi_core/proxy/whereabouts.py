@@ -54,7 +54,7 @@ def whereabouts() -> dict[str, Any]:
 
 
 class Whereabouts:
-    """The addon. It follows the listeners, which the guard may have moved, and which mitmweb's options can move."""
+    """Tells. It follows the listeners, which the guard may have moved, and which mitmweb's options can move."""
 
     def __init__(self) -> None:
         self._told: Document | None = None
@@ -62,11 +62,11 @@ class Whereabouts:
         self._ended = False
 
     def running(self) -> None:
-        """Begin to tell, unless `hosted` does."""
-        if "hosted_record" in ctx.options and ctx.options.hosted_record:
+        """Begin to tell, unless `hosted` does, or there are no listeners at all (in mitmproxy's own kit for tests)."""
+        proxyserver: Any = ctx.master.addons.get("proxyserver")
+        if proxyserver is None or ("hosted_record" in ctx.options and ctx.options.hosted_record):
             return
-        servers: Any = ctx.master.addons.get("proxyserver").servers
-        servers.changed.connect(self.tell)
+        proxyserver.servers.changed.connect(self.tell)
         asyncio_utils.create_task(self.tell(), name="kimi-mitm whereabouts", keep_ref=True)
 
     async def tell(self) -> None:

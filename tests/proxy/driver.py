@@ -11,6 +11,7 @@ import collections
 import functools
 import inspect
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import h2.config
 import h2.connection
@@ -261,7 +262,7 @@ class Driver:
             alpn=b"h2" if self.h2_client else None,
         )
         self.peer = H2Peer(client=True) if self.h2_client else H1Peer(client=True)
-        self.addon, self.dispatcher = addon, replay.Dispatcher()
+        self.addon, self.judge = addon, SimpleNamespace(replay_attempt=replay.judge)
         self.refuse, self.paused, self.pending = set(), set(), []
         self.upstreams, self.hooks, self.flows, self.logged = [], [], [], []
         self.now, self.wakeups, self.asked = 0.0, [], 0
@@ -331,7 +332,7 @@ class Driver:
         (data,) = command.args()
         if isinstance(data, http.HTTPFlow) and data not in self.flows:
             self.flows.append(data)
-        for addon in (self.dispatcher, self.addon):
+        for addon in (self.judge, self.addon):
             result = getattr(addon, command.name, lambda _: None)(data)
             if inspect.iscoroutine(result):
                 try:
