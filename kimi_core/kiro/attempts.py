@@ -9,9 +9,11 @@ bears what is its own fault and nothing else (`health`).
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import uuid
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from kimi_core.errors import AuthUnavailable, KimiMitmError, StoreError
@@ -28,12 +30,29 @@ from kimi_core.routing import authority
 logger = logging.getLogger(__name__)
 
 TRIES = 3  # attempts under one invocation id: what the official clients say of themselves (max=3, kiro.md §3.2)
+KEPT_TARGETS = 16  # origins: two hosts in two regions, or what the environment says
 _LABEL = re.compile(r"[^\x21-\x7e]+")
 
 
 def label(account: Account) -> str:
     """Return an account's label as part of a header field: visible ASCII, no blanks."""
     return _LABEL.sub("_", account.label or account.id)[:80] or account.id
+
+
+class _Target(NamedTuple):
+    """Where an origin is; `authority` is the Host field's value."""
+
+    scheme: str
+    host: str
+    port: int
+    authority: str
+
+
+@functools.lru_cache(maxsize=KEPT_TARGETS)
+def _target(origin: str) -> _Target:
+    parts = urlsplit(origin)
+    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    return _Target(parts.scheme, host, port, authority(parts.scheme, host, port))
 
 
 def limit(service: Service) -> int:
@@ -217,29 +236,28 @@ class Attempts:
         self.account, self._place = account, place
         self._sent += 1
         identity = self._service.identity_for(account)
-        origin = urlsplit(place.origin(self._service.endpoints))
-        port = origin.port or (443 if origin.scheme == "https" else 80)
-        host = origin.hostname or ""
+        target = _target(place.origin(self._service.endpoints))
+        name = label(account)
         invocation, number = self._call(account.id)
         headers = identity.headers(
             "generate",
             invocation=invocation,
             attempt=number,
-            bearer=f"Bearer [kiro {label(account)}]",
+            bearer=f"Bearer [kiro {name}]",
             auth_method=account.auth_method,
         )
         attempt = Attempt(
             method="POST",
-            scheme=origin.scheme,
-            host=host,
-            port=port,
+            scheme=target.scheme,
+            host=target.host,
+            port=target.port,
             path=identity.path,
-            headers=Headers([("host", authority(origin.scheme, host, port)), *headers]),
+            headers=Headers([("host", target.authority), *headers]),
             secrets={"authorization": f"Bearer {account.access_token}"},
             body=self._translated.body(place.profile_arn),
-            label=label(account),
+            label=name,
         )
-        self._service.previews.request(attempt.label, attempt.body or b"")
+        self._service.previews.request(name, attempt.body or b"")
         return attempt
 
     def _call(self, account_id: str) -> tuple[str, int]:

@@ -28,7 +28,6 @@ from kimi_core.exchange import (
 )
 from kimi_core.kiro import answer as answers
 from kimi_core.kiro import pool, request, verdict
-from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.attempts import Attempts, label, limit
 from kimi_core.kiro.catalog import ModelInfo
 from kimi_core.kiro.converter import ChatStream, Peek, collect, first_failure
@@ -119,11 +118,10 @@ class KiroExchange(Exchange):
         self._conversation = key.value
         self._wanted = read.model
         _, self._model = service.catalog().resolve(read.model)
-        identity = service.identity_for(Account(id="", machine_id=""))
         self._translated = request.translate(
             read,
             model=self._model,
-            identity_origin=identity.origin,
+            identity_origin=service.origin,
             conversation_id=key.value,
             options=RequestOptions(
                 reasoning=settings.kiro_reasoning,

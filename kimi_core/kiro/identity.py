@@ -20,7 +20,10 @@ type Name = Literal["cli", "ide"]
 type Operation = Literal["generate", "models", "usage", "profiles", "refresh"]
 type Table = tuple[tuple[str, str], ...]
 
-BEARER = "<bearer>"  # stands where Authorization goes; left out where a call has none
+# values that differ from call to call; one that a call has none for is left out
+BEARER = "<bearer>"
+ATTEMPT = "<attempt>"
+INVOCATION = "<invocation>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +79,8 @@ def _cli(target: str, api: str) -> Table:
         ("authorization", BEARER),
         ("accept", "*/*"),
         ("accept-encoding", "gzip"),
-        ("amz-sdk-request", "attempt=<attempt>; max=3"),
-        ("amz-sdk-invocation-id", "<invocation>"),
+        ("amz-sdk-request", ATTEMPT),
+        ("amz-sdk-invocation-id", INVOCATION),
         ("connection", "close"),
     )
 
@@ -110,8 +113,8 @@ def _ide(sdk: str, api: str, metrics: str, *more: tuple[str, str]) -> Table:
             f"api/{api}#{sdk} m/{metrics} {_IDE_NAME}",
         ),
         ("x-amz-user-agent", f"aws-sdk-js/{sdk} {_IDE_NAME}"),
-        ("amz-sdk-invocation-id", "<invocation>"),
-        ("amz-sdk-request", "attempt=<attempt>; max=3"),
+        ("amz-sdk-invocation-id", INVOCATION),
+        ("amz-sdk-request", ATTEMPT),
         ("authorization", BEARER),
         ("accept", "*/*"),
         ("accept-encoding", "gzip"),
@@ -155,6 +158,7 @@ class KiroIdentity:
 
     name: Name
     _facts: Mapping[str, str] = field(repr=False)
+    _filled: dict[Operation, Table] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def origin(self) -> str:
@@ -180,15 +184,20 @@ class KiroIdentity:
         *invocation* is a UUID, one per call and kept over its attempts; *bearer* is the value of Authorization, or
         None for none; *auth_method* is the account's.
         """
-        facts = {**self._facts, "<attempt>": str(attempt), "<invocation>": invocation}
-        pairs = [
-            (name, _fill(value, facts) if value is not BEARER else bearer)
-            for name, value in TABLES[self.name][operation]
-        ]
-        out = Headers((name, value) for name, value in pairs if value is not None)
+        call = {BEARER: bearer, ATTEMPT: f"attempt={attempt}; max=3", INVOCATION: invocation}
+        pairs = [(name, call.get(value, value)) for name, value in self._table(operation)]
+        out = Headers([(name, value) for name, value in pairs if value is not None])
         everywhere = auth_method == "api_key" and operation != "refresh"
         more = LOGIN_FIELDS.get(auth_method) if everywhere or operation in SOME_OPERATIONS else None
         return out.plus(more) if more else out
+
+    def _table(self, operation: Operation) -> Table:
+        """Return the table of *operation* with the facts in it, which are the same for every call."""
+        table = self._filled.get(operation)
+        if table is None:
+            table = tuple((name, _fill(value, self._facts)) for name, value in TABLES[self.name][operation])
+            self._filled[operation] = table
+        return table
 
 
 def build(

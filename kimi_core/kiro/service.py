@@ -64,6 +64,8 @@ class Service:
     ) -> None:
         self.settings = settings
         self.endpoints = Endpoints.from_env(environ)
+        self.origin = identity.ORIGINS[settings.kiro_identity]
+        """What every message of a user says that it comes from."""
         self.clock = clock
         self.sleep = sleep
         self.around = around or Surroundings(environ)

@@ -139,6 +139,15 @@ def test_fields_are_whole(name, operation, bearer):
     assert all(re.fullmatch(r"[!-~]+( [!-~]+)*", value) and "<" not in value for _, value in headers)
 
 
+def test_calls_of_one_identity_differ_in_what_is_the_calls_own():
+    """However many calls an identity has made, each carries its own attempt, id and token."""
+    who = build("cli", identity.PINNED, ID, LINUX)
+    calls = [{"attempt": 2, "bearer": "Bearer a"}, {"attempt": 1}, {"attempt": 3, "auth_method": "api_key"}, {}]
+    for call in calls * 2:
+        for operation in TABLES["cli"]:
+            assert who.headers(operation, invocation="fake-invocation", **call) == _headers("cli", operation, **call)
+
+
 def test_this_machine():
     """Without facts given, those of this machine are taken."""
     assert build("ide", machine_id=ID).headers("generate", invocation="i").get("user-agent")
