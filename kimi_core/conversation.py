@@ -75,13 +75,14 @@ def conversation_key(headers: Headers, body: Mapping[str, Any], *, salt: str, pr
 
 
 def _signals(headers: Headers, body: Mapping[str, Any], *, prefer_parent: bool) -> Iterator[tuple[str, str]]:
-    sessions = [(value, name) for name in SESSION_HEADERS if (value := _text(headers.get(name)))]
+    known = headers.first
+    sessions = [(value, name) for name in SESSION_HEADERS if name in known and (value := _text(known[name]))]
     own = {value for value, _ in sessions}
-    parent = _text(headers.get(PARENT_HEADER)) if prefer_parent else ""
+    parent = _text(known.get(PARENT_HEADER)) if prefer_parent else ""
     explicit = (
         (_text(body.get("prompt_cache_key")), "body"),
         (_text(body.get("promptCacheKey")), "camel-case"),
-        (_text(headers.get(PRIVATE_HEADER)), "private-header"),
+        (_text(known.get(PRIVATE_HEADER)), "private-header"),
     )
     for value, layer in explicit:
         if value and not (parent and value in own):

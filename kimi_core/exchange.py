@@ -53,13 +53,18 @@ class Headers:
         return f"Headers({[name for name, _ in self._pairs]})"  # names only: values may be secrets
 
     def __contains__(self, name: str) -> bool:
-        return self.get(name) is not None
+        return name.lower() in self.first
+
+    @property
+    def first(self) -> Mapping[str, str]:
+        """The first value of each name, by its lower-cased name: for whoever asks for many."""
+        if self._first is None:
+            self._first = {key.lower(): value for key, value in reversed(self._pairs)}
+        return self._first
 
     def get(self, name: str) -> str | None:
         """Return the first value of *name*, or None."""
-        if self._first is None:
-            self._first = {key.lower(): value for key, value in reversed(self._pairs)}
-        return self._first.get(name.lower())
+        return self.first.get(name.lower())
 
     def get_all(self, name: str) -> list[str]:
         """Return every value of *name* in order."""
@@ -77,16 +82,16 @@ class Headers:
 
     def plus(self, *pairs: tuple[str, str]) -> Headers:
         """Return a copy in which *pairs* replace the fields of those names, in place of the first or at the end."""
-        new = {name.lower(): (name, value) for name, value in pairs}
+        new = {pair[0].lower(): pair for pair in pairs}
+        left = dict(new)
         out: list[tuple[str, str]] = []
-        for name, value in self._pairs:
-            key = name.lower()
+        for pair in self._pairs:
+            key = pair[0].lower()
             if key not in new:
-                out.append((name, value))
-            elif (pair := new[key]) not in out:
                 out.append(pair)
-        have = {name.lower() for name, _ in out}
-        return Headers([*out, *(pair for key, pair in new.items() if key not in have)])
+            elif key in left:
+                out.append(left.pop(key))
+        return Headers([*out, *left.values()])
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +125,11 @@ class Attempt:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
     label: str = ""
+
+    def carrying(self, body: bytes) -> Attempt:
+        """Return the same request with *body*."""
+        head = (self.method, self.scheme, self.host, self.port, self.path, self.headers, self.secrets)
+        return Attempt(*head, body, self.label)
 
 
 @dataclass(frozen=True, slots=True)

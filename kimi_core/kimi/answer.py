@@ -82,7 +82,7 @@ class ChatStream:
         if chunk is None:
             return None
         self._notes.take(chunk, payload)
-        return lift_usage(payload) if b'"usage"' in payload else None
+        return lift_usage(payload, chunk) if b'"usage"' in payload else None
 
 
 class Likeness:
@@ -205,15 +205,14 @@ class JsonAnswer:
         notes.end()
 
 
-def lift_usage(payload: bytes) -> bytes | None:
+def lift_usage(payload: bytes, chunk: dict[str, Any]) -> bytes | None:
     """Return a chat chunk whose usage stands where clients look for it, None where nothing is to be changed.
+
+    *chunk* is what *payload* says.
 
     A usage of a choice is copied to the top level unless the chunk has one there; ``cached_tokens`` of the top-level
     usage is mirrored into its ``prompt_tokens_details`` unless that says a number of its own. All other text stays.
     """
-    chunk = _parse(payload)
-    if chunk is None:
-        return None
     text = payload.decode()  # it parsed, so it is UTF-8
     body = text.strip()
     try:
@@ -227,7 +226,8 @@ def _lifted(body: str, chunk: dict[str, Any]) -> str | None:
     usage = top_usage(chunk)
     if usage is None:
         usage = nested_usage(chunk)
-        return None if usage is None else members.put(body, "usage", _dump({**usage, **_mirror(usage)}))
+        set_usage = members.put if "usage" in chunk else members.add
+        return None if usage is None else set_usage(body, "usage", _dump({**usage, **_mirror(usage)}))
     missing = _mirror(usage)
     if not missing:
         return None

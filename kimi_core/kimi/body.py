@@ -74,6 +74,9 @@ REPAIRS = {
 }
 """What each repair means, by its stable name."""
 
+# field that goes -> name of the repair
+_FOREIGN = {"topP": "camel-case-dropped", **{name: f"{name}-dropped".replace("_", "-") for name in FOREIGN_FIELDS}}
+
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
@@ -109,6 +112,7 @@ class _Request:
     """A body under way through the steps."""
 
     document: Document
+    body: dict[str, Any]  # the decoded one of the document
     headers: Headers
     catalog: Catalog
     options: BodyOptions
@@ -119,11 +123,6 @@ class _Request:
     thinking: thinking.Thinking | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     repairs: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def body(self) -> dict[str, Any]:
-        """The decoded body."""
-        return self.document.values
 
     def drop(self, key: str, repair: str | None = None) -> None:
         """Remove a member if it is there; with *repair* a removal that took something away is counted."""
@@ -142,7 +141,8 @@ def rewrite(
     Raises BadRequest, naming the field where there is one, for what upstream could not take either.
     """
     document = Document(body)
-    request = _Request(document, headers, catalog, options, memory, original=dict(document.values))
+    values = document.values
+    request = _Request(document, values, headers, catalog, options, memory, original=dict(values))
     if document.duplicates:
         request.repairs["duplicate-key-dropped"] += document.duplicates
     try:
@@ -262,9 +262,8 @@ def _history(request: _Request) -> None:
 
 
 def _foreign_fields(request: _Request) -> None:
-    request.drop("topP", "camel-case-dropped")
-    for name in FOREIGN_FIELDS:
-        request.drop(name, f"{name}-dropped".replace("_", "-"))
+    for name in [name for name in _FOREIGN if name in request.body]:
+        request.drop(name, _FOREIGN[name])
 
 
 STEPS: tuple[Callable[[_Request], None], ...] = (

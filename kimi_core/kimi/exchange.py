@@ -118,7 +118,7 @@ class KimiExchange(Exchange):
             self.story.facts.update(done.facts)
             self.story.repairs.update(done.repairs)
             self._memory = self._memory.scope(done.conversation)
-            self.attempt = replace(self.attempt, body=done.body)
+            self.attempt = self.attempt.carrying(done.body)
         return self.attempt
 
     # --- the answer ----------------------------------------------------------------------------------------------

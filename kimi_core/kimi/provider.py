@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -122,7 +123,7 @@ class Kimi:
 
     async def open(self, head: RequestHead, route: Route) -> Exchange | Reply:
         """Begin an exchange; the token is fetched, and refreshed ahead of time, here."""
-        account = next(s.account for s in self.served if (s.site.host, s.site.port) == (route.host, route.port))
+        account = self._account(route)
         own = self._own_key(head.headers)
         token = None
         if not own:
@@ -137,7 +138,7 @@ class Kimi:
             host=route.host,
             port=route.port,
             path=route.path,
-            headers=self._headers(head, route, own).plus(("Host", authority(route.scheme, route.host, route.port))),
+            headers=self._headers(head, route, own),
             secrets={"authorization": f"Bearer {token.access_token}"} if token else own,
             label=account.site.slot,
         )
@@ -147,7 +148,7 @@ class Kimi:
             attempt,
             token,
             memory=self.memory,
-            options=self._body_options(),
+            options=self._body_options,
             limits=Limits(self.settings.kimi_first_byte_timeout or None, self.settings.kimi_idle_timeout or None),
             max_body=self.settings.kimi_max_body * MIB,
             client=head.headers,
@@ -203,22 +204,30 @@ class Kimi:
         """Tell whether this is meant for *site* but not encrypted; it is ours, so that it is refused, not sent on."""
         return head.scheme == "http" and site.scheme == "https"
 
-    def _headers(self, head: RequestHead, route: Route, own: Mapping[str, str]) -> Headers:
-        if own:  # the client's own account: everything stays as it is, but for what the flow may show
-            return head.headers.plus(*((name, OWN_KEY_LABEL) for name in own))
-        return self.identity.compose(route.operation, head.headers, LABEL, self._kept)
+    def _account(self, route: Route) -> Account:
+        for served in self.served:
+            if served.site.host == route.host and served.site.port == route.port:
+                return served.account
+        raise AssertionError("a route leads to a site that is served")
 
-    @property
+    def _headers(self, head: RequestHead, route: Route, own: Mapping[str, str]) -> Headers:
+        host = ("Host", authority(route.scheme, route.host, route.port))
+        if own:  # the client's own account: everything stays as it is, but for what the flow may show
+            return head.headers.plus(host, *((name, OWN_KEY_LABEL) for name in own))
+        return self.identity.compose(route.operation, head.headers, LABEL, self._kept).plus(host)
+
+    @cached_property
     def _kept(self) -> frozenset[str]:
         return frozenset(name.lower() for name in self.settings.kimi_keep_headers)
 
     def _own_key(self, headers: Headers) -> dict[str, str]:
         """Return the fields that carry the client's own plan key, where the user wants it left alone."""
-        found = {name: headers.get(name) or "" for name in ("authorization", "x-api-key")}
         if not self.settings.kimi_keep_own_key:
             return {}
+        found = {name: headers.get(name) or "" for name in ("authorization", "x-api-key")}
         return {name: value for name, value in found.items() if value.removeprefix("Bearer ").startswith("sk-")}
 
+    @cached_property
     def _body_options(self) -> rewriting.BodyOptions:
         settings = self.settings
         return rewriting.BodyOptions(

@@ -81,8 +81,11 @@ class Thinking:
 def wanted(body: Mapping[str, Any], headers: Headers, model: Model | None) -> Wanted:
     """Return what a request asks for. Raises BadRequest for a level that nobody knows, naming the field."""
     listed = model.efforts if model else ()
-    levels = (_level(value, field, listed) for field, value in _signals(body, headers))
-    return Wanted(next((level for level in levels if level), None), _keep(body.get("thinking")))
+    keep = _keep(body.get("thinking"))
+    for field, value in _signals(body, headers):
+        if value is not None and (level := _level(value, field, listed)):
+            return Wanted(level, keep)
+    return Wanted(None, keep)
 
 
 def _signals(body: Mapping[str, Any], headers: Headers) -> Iterator[tuple[str, object]]:
@@ -113,7 +116,7 @@ def _thinking_signals(thinking: object) -> Iterator[tuple[str, object]]:
 
 
 def _level(value: object, field: str, listed: tuple[str, ...]) -> str | None:
-    if value is None or value == "":
+    if value == "":
         return None
     if isinstance(value, bool):
         return ON if value else OFF

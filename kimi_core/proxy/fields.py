@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Self
 
 from mitmproxy import http
@@ -45,26 +46,27 @@ class Indexed(http.Headers):
     def get(self, key: str | bytes, default: Any = None) -> Any:
         """Return the values of *key*, folded into one, or *default*."""
         values = self._values(key)
-        return b", ".join(values).decode("utf-8", "surrogateescape") if values else default
+        if not values:
+            return default
+        return (values[0] if len(values) == 1 else b", ".join(values)).decode("utf-8", "surrogateescape")
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str | bytes) and bool(self._values(key))
 
     def plain(self) -> Headers:
         """Return the fields in the project's own words; the same object for as long as they are the same."""
-        self._look()
+        if self._known is not self.fields:
+            self._look()
         if self._plain is None:
-            self._plain = Headers(_pairs(self.fields))
+            self._plain = Headers(_decoded(self.fields))
         return self._plain
 
     def _values(self, name: str | bytes) -> Sequence[bytes]:
-        self._look()
-        key = name if isinstance(name, bytes) else to_bytes(name)
-        return self._table.get(key.lower(), ())
+        if self._known is not self.fields:
+            self._look()
+        return self._table.get(_key(name), ())
 
     def _look(self) -> None:
-        if self._known is self.fields:
-            return
         self._known, self._table, self._plain = self.fields, {}, None
         for name, value in self.fields:
             key = name.lower()
@@ -83,7 +85,7 @@ def index(message: http.Message) -> None:
 def headers_of(message: http.Message) -> Headers:
     """Return a message's fields in wire order."""
     headers = message.data.headers
-    return headers.plain() if isinstance(headers, Indexed) else Headers(_pairs(headers.fields))
+    return headers.plain() if isinstance(headers, Indexed) else Headers(_decoded(headers.fields))
 
 
 def set_headers(message: http.Message, headers: Headers) -> None:
@@ -91,7 +93,10 @@ def set_headers(message: http.Message, headers: Headers) -> None:
     pairs = tuple(headers)
     if _ENDS_LINE.search("".join([value for _, value in pairs])):
         pairs = tuple((name, _LINE_ENDS.sub(" ", value)) for name, value in pairs)
-    message.data.headers = Indexed.of(tuple([(to_bytes(name), to_bytes(value)) for name, value in pairs]))
+    coded = [
+        (name.encode("utf-8", "surrogateescape"), value.encode("utf-8", "surrogateescape")) for name, value in pairs
+    ]
+    message.data.headers = Indexed.of(tuple(coded))
 
 
 def to_bytes(text: str) -> bytes:
@@ -99,7 +104,13 @@ def to_bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _pairs(fields: Fields) -> list[tuple[str, str]]:
+@lru_cache(maxsize=256)  # the same few dozen names are asked for in each request
+def _key(name: str | bytes) -> bytes:
+    return (name if isinstance(name, bytes) else to_bytes(name)).lower()
+
+
+def _decoded(fields: Fields) -> list[tuple[str, str]]:
+    # written out: a call for each of them takes as long as what it does
     return [
         (name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")) for name, value in fields
     ]

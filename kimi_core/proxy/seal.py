@@ -6,24 +6,27 @@ the request, at the place where it leaves for the server.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
+from operator import attrgetter
 
 from mitmproxy import http
 
 from kimi_core.exchange import AnswerHead, Attempt, Headers, Reply, RequestHead
-from kimi_core.proxy.fields import Indexed, headers_of, set_headers, to_bytes
+from kimi_core.proxy.fields import Fields, Indexed, headers_of, index, set_headers, to_bytes
 
 # Fields between the client and this proxy (RFC 9110 §7.6.1): mitmproxy answers the one itself, and closes the client's
 # connection by the other. So the flow keeps the client's; what an identity says of its connection goes onto the wire.
 OWN_LEG = ("expect", "connection")
-_CONNECTION = b"connection"
-_CODINGS = {b"transfer-encoding", b"content-encoding"}  # of the body that the client sent
+_CONNECTION = frozenset({b"connection"})
+_CODINGS = frozenset({b"transfer-encoding", b"content-encoding"})  # of the body that the client sent
+_HEAD = attrgetter("method", "scheme", "host", "port", "path", "headers", "secrets", "label")
 
 
 def head_of(flow: http.HTTPFlow) -> RequestHead:
     """Return the head of a flow's request in the project's own words."""
     request = flow.request
+    index(request)  # it is asked a dozen times from here on
     return RequestHead(
         method=request.method,
         scheme=request.scheme,
@@ -45,13 +48,12 @@ def dress(request: http.Request, attempt: Attempt, before: Attempt | None = None
 
     *before* is what it was dressed in already; where that differs in its body alone, only that is put in.
     """
-    if before is None or (before is not attempt and replace(before, body=attempt.body) != attempt):
+    if before is None or _HEAD(before) != _HEAD(attempt):
         _dress_head(request, attempt)
     if attempt.body is not None:
         request.data.content = attempt.body
-        fields = [field for field in request.data.headers.fields if field[0].lower() not in _CODINGS]
-        _put(fields, b"content-length", b"%d" % len(attempt.body))
-        request.data.headers = Indexed.of(tuple(fields))
+        length = {b"content-length": b"%d" % len(attempt.body)}
+        request.data.headers = Indexed.of(tuple(_changed(request.data.headers.fields, _CODINGS, length)))
 
 
 def _dress_head(request: http.Request, attempt: Attempt) -> None:
@@ -63,7 +65,7 @@ def _dress_head(request: http.Request, attempt: Attempt) -> None:
     if request.data.authority:
         request.authority = attempt.headers.get("host") or attempt.host
     came = headers_of(request)
-    own = [(name, ", ".join(values)) for name in OWN_LEG if (values := came.get_all(name))]
+    own = [(name, ", ".join(came.get_all(name))) for name in OWN_LEG if name in came]
     set_headers(request, Headers([*attempt.headers.without(*OWN_LEG), *own]))
 
 
@@ -86,11 +88,9 @@ def unlabelled(request: http.Request, attempt: Attempt) -> http.Request:
     The copy is written as HTTP/1.1 whatever the client spoke: mitmproxy then turns it into a proper HTTP/2 request
     itself where the server speaks that, and leaves the spelling of the names alone where it does not.
     """
-    fields = [field for field in request.data.headers.fields if field[0].lower() != _CONNECTION]
-    for name, value in attempt.secrets.items():
-        _put(fields, to_bytes(name), to_bytes(value))
-    if attempt.headers.get("connection") is not None:
-        _insert_connection(fields, attempt.headers)
+    secrets = {to_bytes(name): to_bytes(value) for name, value in attempt.secrets.items()}
+    fields = _changed(request.data.headers.fields, _CONNECTION, secrets)
+    _insert_connection(fields, attempt.headers)
     request.data.headers = Indexed.of(tuple(fields))
     if request.is_http2 or request.is_http3:
         request.http_version = "HTTP/1.1"
@@ -98,27 +98,34 @@ def unlabelled(request: http.Request, attempt: Attempt) -> http.Request:
     return request
 
 
-def _put(fields: list[tuple[bytes, bytes]], name: bytes, value: bytes) -> None:
-    """Give the field *name* this one value: in its place and spelling, at the end where it is not there."""
-    wanted = name.lower()
-    places = [place for place, (each, _) in enumerate(fields) if each.lower() == wanted]
-    for place in reversed(places[1:]):
-        del fields[place]
-    if places:
-        fields[places[0]] = (fields[places[0]][0], value)
-    else:
-        fields.append((name, value))
+def _changed(fields: Fields, gone: Collection[bytes], put: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+    """Return *fields* without those whose lower-cased names are in *gone*, and with one value for each name of *put*.
+
+    That stands in the place and spelling of the first field of that name, at the end where there was none.
+    """
+    new = {name.lower(): (name, value) for name, value in put.items()}
+    left = dict(new)
+    out = []
+    for field in fields:
+        name = field[0].lower()
+        if name in left:
+            out.append((field[0], left.pop(name)[1]))
+        elif name not in gone and name not in new:
+            out.append(field)
+    out.extend(left.values())
+    return out
 
 
 def _insert_connection(fields: list[tuple[bytes, bytes]], headers: Headers) -> None:
-    """Put the Connection field of *headers* before the first of *fields* that comes after it there."""
-    pairs = list(headers)
-    at = next(place for place, (name, _) in enumerate(pairs) if name.lower() == "connection")
-    present = [name.lower() for name, _ in fields]
-    after = (to_bytes(name.lower()) for name, _ in pairs[at + 1 :])
-    before = next((present.index(name) for name in after if name in present), len(fields))
-    name, value = pairs[at]
-    fields.insert(before, (to_bytes(name), to_bytes(value)))
+    """Put the Connection field of *headers*, if it has one, before the first of *fields* that comes after it there."""
+    pairs = iter(headers)
+    connection = next((pair for pair in pairs if pair[0].lower() == "connection"), None)
+    if connection is None:
+        return
+    places = {name.lower(): place for place, (name, _) in reversed(list(enumerate(fields)))}
+    after = (to_bytes(name).lower() for name, _ in pairs)  # the rest of them
+    before = next((places[name] for name in after if name in places), len(fields))
+    fields.insert(before, (to_bytes(connection[0]), to_bytes(connection[1])))
 
 
 def response_for(reply: Reply) -> http.Response:

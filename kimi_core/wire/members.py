@@ -29,8 +29,11 @@ def put(text: str, key: str, value: str) -> str:
     Raises ValueError where *text* is no JSON object.
     """
     span = _span(text, key)
-    if span:
-        return text[: span[0]] + value + text[span[1] :]
+    return text[: span[0]] + value + text[span[1] :] if span else add(text, key, value)
+
+
+def add(text: str, key: str, value: str) -> str:
+    """Return *text*, which has no member *key*, with that at the end, set to *value* (JSON text)."""
     comma = "" if text[1:-1].isspace() or len(text) == len("{}") else ","
     return f"{text[:-1]}{comma}{json.dumps(key)}:{value}}}"
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kimi_core.errors import UpstreamError
 from kimi_core.exchange import Story
-from kimi_core.kimi.answer import ChatStream, JsonAnswer, Likeness, MessagesStream, lift_usage
+from kimi_core.kimi.answer import ChatStream, JsonAnswer, Likeness, MessagesStream
 from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.wire import sse
 
@@ -92,7 +92,9 @@ def _split(data, cuts):
 )
 def test_lift_usage(before, after):
     """A nested usage is copied to the top, cached_tokens is mirrored, and all other text stays as it was."""
-    assert lift_usage(before.encode()) == (after and after.encode())
+    stream, _ = _chat()
+    line = b"data: %b\n\n"
+    assert _run(stream, line % before.encode()) == line % (after or before).encode()
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])

@@ -40,6 +40,8 @@ def test_any_object(data, key, value, pretty):
     found = members.get(text, key)
     assert (json.loads(found) if found is not None else None) == data.get(key)
     assert json.loads(members.put(text, key, json.dumps(value))) == {**data, key: value}
+    if key not in data:
+        assert members.add(text, key, "7") == members.put(text, key, "7")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a"}', '{"a":1', '{"a":1 "b":2}', '{"a":}', "{a:1}"])
