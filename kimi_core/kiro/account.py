@@ -116,6 +116,8 @@ class Account(Record):
         """
         if self.source is not None:
             return self.remaining(now) < SHARED_MARGIN
+        if self.remaining(now) >= 2 * MARGIN:
+            return False
         jitter = int(digest(self.access_token)[:8], 16) % MARGIN
         life = self.expires_at - self.refreshed_at if self.refreshed_at else LONG_LIFE
         return self.remaining(now) * 1000 < min((MARGIN + jitter) * 1000, life / 2)

@@ -76,7 +76,7 @@ class Tokens:
         """
         account = self._stored(account_id)
         now = self._clock()
-        if self._refused[account_id, digest(account.access_token)]:
+        if self._refused and self._refused[account_id, digest(account.access_token)]:
             return await self.renew(account_id, account.access_token)
         if not account.due(now):
             return account
@@ -189,13 +189,13 @@ class Tokens:
 
     def _in_use(self) -> tuple[str, ...]:
         try:
-            accounts = self.registry.load().accounts
+            accounts = self.registry.current().accounts
         except StoreError:
             return ()
         return tuple(account.id for account in accounts if account.enabled and account.state == "ok")
 
     def _stored(self, account_id: str) -> Account:
-        stored = self.registry.load().get(account_id)
+        stored = self.registry.current().get(account_id)
         if stored is None:
             raise NoAccount("There is no such Kiro account.")
         if stored.unknown:

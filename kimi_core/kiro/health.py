@@ -119,8 +119,9 @@ def apply(account: Account, outcome: Outcome, now: float) -> Account:
     if outcome is Event.begun:
         return _with(account, last_used=_ms(now))
     if outcome is Event.served:
-        counted = _with(account, request_count=account.request_count + 1, last_used=_ms(now))
-        return counted if cooling(account, now) or account.state != "ok" else _healed(counted, now)
+        ill = cooling(account, now) or account.state != "ok"
+        healed = {} if ill else _healed(account, now)
+        return _with(account, request_count=account.request_count + 1, last_used=_ms(now), **healed)
     assert isinstance(outcome, Finding)
     if account.state == "suspended":
         return account
@@ -155,11 +156,12 @@ def _punished(account: Account, finding: Finding, now: float, seconds: float) ->
     return _with(account, is_healthy=False, **fields)
 
 
-def _healed(account: Account, now: float) -> Account:
-    quota: dict[str, Any] = {}
+def _healed(account: Account, now: float) -> dict[str, Any]:
+    """Return what makes the account a healthy one."""
+    fields: dict[str, Any] = {"is_healthy": True, "consecutive_failures": 0, "cooldown_until": None, "last_error": None}
     if _waits_for_credits(account):
-        quota = {"quota_state": "available", "quota_updated_at": _ms(now)}
-    return _with(account, is_healthy=True, consecutive_failures=0, cooldown_until=None, last_error=None, **quota)
+        fields |= {"quota_state": "available", "quota_updated_at": _ms(now)}
+    return fields
 
 
 def _reset(account: Account, finding: Finding, now: float) -> float:

@@ -35,7 +35,8 @@ class Record(BaseModel):
     @property
     def unknown(self) -> tuple[str, ...]:
         """The fields whose value is not known here; they have their defaults, and the record is never altered."""
-        return self._unknown
+        private = self.__pydantic_private__  # pydantic finds `self._unknown` by way of an exception
+        return private["_unknown"] if private else ()
 
     def keep(self, stands: dict[str, Any], unknown: tuple[str, ...]) -> None:
         """Be written as it *stands* from now on, since *unknown* of that was left out."""

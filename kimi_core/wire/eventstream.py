@@ -11,13 +11,15 @@ Goals of the decoder, in this order:
 2. Nothing unchecked leaves: both checksums, all lengths; an end inside a frame is an error.
 3. What a frame announces is checked against the limits as soon as its 12 bytes of prelude are there, before more of it
    is kept. Memory is bounded by one frame and one chunk.
-4. Time is linear in the bytes, also for chunks of one byte. A service repeats its header blocks and its lengths, so
-   what was parsed or checked is kept by its bytes: a frame costs a checksum, a few slices and two look-ups.
+4. Time is linear in the bytes, also for chunks of one byte. A service repeats its header blocks and its lengths, in
+   every answer the same, so what was parsed or checked is kept by its bytes, for all decoders: a frame costs a
+   checksum, a few slices and two look-ups.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 from zlib import crc32
@@ -29,8 +31,8 @@ CONTENT_TYPE = "application/vnd.amazon.eventstream"
 
 MAX_HEADERS = 128 * 1024  # bytes of a header block; the format's own limit
 MAX_PAYLOAD = 24 * 1024 * 1024  # bytes of a payload; the format's own limit
-KEPT_PRELUDES = 512  # checked preludes that a decoder remembers: one for each length of a delta
-KEPT_BLOCKS = 64  # header blocks that a decoder remembers; Kiro has about twenty event types
+KEPT_PRELUDES = 512  # checked preludes that are remembered: one for each length of a delta
+KEPT_BLOCKS = 64  # header blocks that are remembered; Kiro has about twenty event types
 KEPT_BLOCK_BYTES = 512  # longer blocks are parsed each time; Kiro's have about a hundred bytes
 
 _PRELUDE = Struct(">III")
@@ -71,27 +73,16 @@ class Decoder:
     After an error the stream is over: every later call raises the same error again.
     """
 
-    __slots__ = (
-        "_blocks",
-        "_data",
-        "_error",
-        "_held",
-        "_max_headers",
-        "_max_payload",
-        "_need",
-        "_position",
-        "_preludes",
-    )
+    __slots__ = ("_data", "_error", "_harmless", "_held", "_max_headers", "_max_payload", "_need", "_position")
 
     def __init__(self, *, max_headers: int = MAX_HEADERS, max_payload: int = MAX_PAYLOAD) -> None:
         self._max_headers = max_headers
         self._max_payload = max_payload
+        self._harmless = min(max_headers, max_payload)  # no frame of so few bytes can go beyond either
         self._data = b""  # what is being parsed, from `_position` on
         self._position = 0
         self._held = bytearray()  # an incomplete frame; not empty only while `_data` is used up
         self._need = _PRELUDE_BYTES  # bytes that `_held` must have before there is anything to do
-        self._blocks: dict[bytes, Headers] = {}
-        self._preludes: dict[bytes, tuple[int, int, int]] = {}
         self._error: KimiMitmError | None = None
 
     def feed(self, data: bytes) -> Iterator[Frame]:
@@ -146,7 +137,9 @@ class Decoder:
             self._hold(_PRELUDE_BYTES)
             return None
         prelude = data[start : start + _PRELUDE_BYTES]
-        total, header_bytes, prelude_crc = self._preludes.get(prelude) or self._check(prelude)
+        total, header_bytes, prelude_crc = _checked(prelude)
+        if total > self._harmless:
+            self._check_limits(header_bytes, total - header_bytes - _OVERHEAD)
         if left < total:
             self._hold(total)
             return None
@@ -159,9 +152,7 @@ class Decoder:
             raise _mismatch("", expected, actual, total)
         payload_start = start + _PRELUDE_BYTES + header_bytes
         block = data[start + _PRELUDE_BYTES : payload_start]
-        headers = self._blocks.get(block)
-        if headers is None:
-            headers = self._parse(block)
+        headers = _parsed(block) if header_bytes <= KEPT_BLOCK_BYTES else parse(block)
         self._position = start + total
         return tuple.__new__(Frame, (headers, data[payload_start:end]))  # a third of a frame's time less than Frame()
 
@@ -171,32 +162,30 @@ class Decoder:
         self._position = 0
         self._need = need
 
-    def _check(self, prelude: bytes) -> tuple[int, int, int]:
-        """Check a prelude: its checksum first, so that the other errors tell of the sender and not of the line.
-
-        Return the length of the frame, that of its headers, and the checksum.
-        """
-        total, header_bytes, expected = lengths = _PRELUDE.unpack(prelude)
-        actual = crc32(prelude[:_CHECKED_PRELUDE])
-        if actual != expected:
-            raise _mismatch(" prelude", expected, actual, _PRELUDE_BYTES)
-        payload = total - header_bytes - _OVERHEAD
-        if payload < 0:
-            raise FrameDamaged(f"An event stream frame of {total} bytes cannot hold {header_bytes} bytes of headers.")
-        if header_bytes > self._max_headers or payload > self._max_payload:
+    def _check_limits(self, header_bytes: int, payload_bytes: int) -> None:
+        if header_bytes > self._max_headers or payload_bytes > self._max_payload:
             raise FrameTooLong(
-                f"An event stream frame announces {header_bytes} bytes of headers and {payload} of payload; "
+                f"An event stream frame announces {header_bytes} bytes of headers and {payload_bytes} of payload; "
                 f"at most {self._max_headers} and {self._max_payload} are taken."
             )
-        if len(self._preludes) < KEPT_PRELUDES:
-            self._preludes[prelude] = lengths
-        return lengths
 
-    def _parse(self, block: bytes) -> Headers:
-        headers = parse(block)
-        if len(block) <= KEPT_BLOCK_BYTES and len(self._blocks) < KEPT_BLOCKS:
-            self._blocks[block] = headers
-        return headers
+
+@lru_cache(maxsize=KEPT_PRELUDES)
+def _checked(prelude: bytes) -> tuple[int, int, int]:
+    """Return the length of a frame, that of its headers, and the checksum of both, which is right. Raises FrameDamaged.
+
+    The checksum is looked at first, so that the other errors tell of the sender and not of the line.
+    """
+    total, header_bytes, expected = lengths = _PRELUDE.unpack(prelude)
+    actual = crc32(prelude[:_CHECKED_PRELUDE])
+    if actual != expected:
+        raise _mismatch(" prelude", expected, actual, _PRELUDE_BYTES)
+    if total - header_bytes < _OVERHEAD:
+        raise FrameDamaged(f"An event stream frame of {total} bytes cannot hold {header_bytes} bytes of headers.")
+    return lengths
+
+
+_parsed = lru_cache(maxsize=KEPT_BLOCKS)(parse)
 
 
 def _mismatch(what: str, expected: int, actual: int, size: int) -> FrameDamaged:

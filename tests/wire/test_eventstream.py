@@ -249,18 +249,27 @@ def test_headers_are_read_only():
 
 
 def test_memory_of_header_blocks_is_bounded():
-    """A stream that never repeats a header block is decoded in constant memory."""
-    decoder = Decoder()
-    list(decoder.feed(TEXT))
+    """Streams that never repeat a header block are decoded in constant memory, however many there are at a time."""
+    decoders = [Decoder() for _ in range(10)]
+    list(decoders[0].feed(TEXT))
     tracemalloc.start()
     try:
         for number in range(3000):
-            assert len(list(decoder.feed(encode({"name": f"{number:0500}"}, b"x" * number)))) == 1
+            assert len(list(decoders[number % 10].feed(encode({"name": f"{number:0500}"}, b"x" * number)))) == 1
         ours = tracemalloc.Filter(inclusive=True, filename_pattern="*/kimi_core/wire/*")  # other threads run as well
         kept = tracemalloc.take_snapshot().filter_traces([ours])
     finally:
         tracemalloc.stop()
-    assert sum(place.size for place in kept.statistics("filename")) < 200_000
+    assert sum(place.size for place in kept.statistics("filename")) < 300_000
+
+
+def test_limits_are_each_decoders_own():
+    """What one decoder has taken, and remembers, is still too long for another one with narrower limits."""
+    assert len(list(Decoder().feed(TEXT))) == 1
+    for limits in ({"max_headers": 10}, {"max_payload": 10}):
+        with pytest.raises(FrameTooLong):
+            list(Decoder(**limits).feed(TEXT))
+    assert len(list(Decoder().feed(TEXT))) == 1
 
 
 @pytest.mark.parametrize(
