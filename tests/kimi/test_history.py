@@ -305,7 +305,9 @@ def test_text_of_odd_content_is_empty():
     assert text_of(None) == text_of(7) == text_of([IMAGE, "x", text(None)]) == ""
 
 
-contents = st.sampled_from(["", " ", "a", None, [], [text("")], [text("a"), IMAGE], [text(""), IMAGE], 7])
+contents = st.sampled_from(["", " ", "a", None, [], [text("")], [text("a"), IMAGE], [text(""), IMAGE], 7]).map(
+    copy.deepcopy  # messages that share a list are nothing that JSON can say
+)
 tool_calls = st.lists(st.builds(call, ids | st.just(...)) | st.just("odd"), max_size=2)
 histories = st.lists(
     st.builds(
