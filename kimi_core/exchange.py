@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from kimi_core.errors import KimiMitmError, anthropic_body, openai_body
 
@@ -229,7 +229,6 @@ class Converter(Protocol):
         ...
 
 
-@runtime_checkable
 class EndsEarly(Protocol):
     """A converter that may be done before its answer is: the rest of it is not wanted any more."""
 

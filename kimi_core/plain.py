@@ -21,6 +21,8 @@ def plain(text: str) -> str:
 
 def line(text: str, limit: int = _LINE) -> str:
     """Return *text* on one line of *limit* characters at the most, with what would steer a terminal written out."""
+    if len(text) <= limit and text.isprintable():  # nearly all are: a look at that is a tenth of the rest
+        return text
     text = plain(text[: limit + 1]).replace("\n", "\\n").replace("\t", " ")
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 

@@ -199,7 +199,8 @@ def _thinking(request: _Request) -> None:
     request.drop("reasoningEffort", "camel-case-dropped")
     request.drop("reasoning", "thinking-field-dropped")
     request.drop("enable_thinking", "thinking-field-dropped")
-    request.repairs.update(out.repairs)
+    for repair in out.repairs:
+        request.repairs[repair] += 1
     request.facts["effort"] = out.effort
 
 

@@ -212,8 +212,8 @@ TABLES: dict[str, dict[str, Table]] = {
 
 # fields that frame the message rather than say who sent it: the proxy and HTTP own these
 FRAMING = frozenset({"host", "content-length", "transfer-encoding", "content-encoding", "expect", "trailer"})
-# fields of which a client may know better than the table: the value of its own request wins where it has one
-_CLIENT_KNOWS = ("x-msh-tool-call-id",)
+# fields, as the tables spell them, of which a client may know better: the value of its own request wins if it has one
+_CLIENT_KNOWS = ("X-Msh-Tool-Call-Id",)
 
 
 def _own_version() -> str:
@@ -265,21 +265,17 @@ class Identity:
         table = self._tables[operation]
         out = [pair for pair in client if pair[0].lower() in FRAMING]
         for name, value in table:
-            if value is BEARER:
-                out.append((name, bearer))
-                continue
-            mine = client.get(name) if value is CLIENT or name.lower() in _CLIENT_KNOWS else None
+            mine = client.get(name) if value is CLIENT or name in _CLIENT_KNOWS else None
             if mine is not None:
                 out.append((name, mine))
             elif value is not CLIENT:
-                out.append((name, str(value)))
+                out.append((name, bearer if value is BEARER else str(value)))
         kept = keep - _names(table) - FRAMING if keep else keep
         return Headers([*out, *(pair for pair in client if pair[0].lower() in kept)] if kept else out)
 
     def removed(self, operation: str, client: Headers, keep: frozenset[str] = frozenset()) -> list[str]:
         """Return the names of *client*'s fields that `compose` does not let through, lower case, sorted."""
-        names = {name.lower() for name, _ in client}
-        return sorted(names - _names(self._tables[operation]) - FRAMING - keep - {"authorization"})
+        return sorted(client.first.keys() - _names(self._tables[operation]) - FRAMING - keep - {"authorization"})
 
 
 @functools.lru_cache(maxsize=64)  # there are two dozen tables

@@ -97,8 +97,9 @@ def _signals(body: Mapping[str, Any], headers: Headers) -> Iterator[tuple[str, o
         yield "reasoning.enabled", reasoning.get("enabled")
     yield from _thinking_signals(body.get("thinking"))
     yield "enable_thinking", body.get("enable_thinking")
-    yield EFFORT_HEADER, headers.get(EFFORT_HEADER)
-    yield TYPE_HEADER, headers.get(TYPE_HEADER)
+    known = headers.first
+    yield EFFORT_HEADER, known.get(EFFORT_HEADER)
+    yield TYPE_HEADER, known.get(TYPE_HEADER)
 
 
 def _thinking_signals(thinking: object) -> Iterator[tuple[str, object]]:

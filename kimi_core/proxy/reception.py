@@ -223,7 +223,8 @@ class Reception:
     async def _begin(
         self, flow: http.HTTPFlow, provider: Provider, head: RequestHead, route: Route, body: bytes | None = None
     ) -> None:
-        head = replace(head, headers=head.headers.without(guard.KEY_HEADER))  # between the client and this proxy only
+        if guard.KEY_HEADER in head.headers:  # between the client and this proxy only
+            head = replace(head, headers=head.headers.without(guard.KEY_HEADER))
         opened = await provider.open(head, route)
         if isinstance(opened, Reply):
             self._answered(flow, head, route, opened)

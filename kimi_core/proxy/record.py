@@ -6,7 +6,7 @@ than one flow. So ``~comment #4f9a1c`` or ``~meta 4f9a1c`` finds them together.
 
 from __future__ import annotations
 
-import uuid
+import secrets
 from typing import Any
 
 from mitmproxy import ctx, http
@@ -33,7 +33,7 @@ _FAULTS = ("reason", "error")  # facts that stand for an answer that is none
 
 def new_id() -> str:
     """Return an id for an exchange, short enough to be typed into a filter."""
-    return uuid.uuid4().hex[:ID_LENGTH]
+    return secrets.token_hex(ID_LENGTH // 2)
 
 
 async def show_attempt(
@@ -72,7 +72,7 @@ async def show_attempt(
 def tell(flow: http.HTTPFlow, story: Story, attempts: int, exchange: str = "") -> None:
     """Write the story of an exchange into its flow: comment, mark, metadata."""
     words = [story.provider]
-    words += [_fact(name, value) for name, value in story.facts.items() if value not in {None, ""}]
+    words += [_fact(name, value) for name, value in story.facts.items() if value is not None and value != ""]
     if attempts > 1:
         words.append(f"{attempts} attempts")
     if story.repairs:

@@ -64,6 +64,7 @@ COLLECTED_BYTES = 256 * 1024 * 1024  # of an answer that is read whole; the long
 HELD_SECONDS = 3.0  # and one that does not end is not waited for longer than a person would
 LONGEST_WAKEUP = 30.0  # seconds; a pending wakeup keeps a finished stream in memory, so none is long
 
+SURE_DIGITS = 15  # of a length that is surely a number, and no attempt at something else
 MULTIPLEXED = frozenset({b"h2", b"h3"})  # protocols (ALPN) that have frames: for trailers, for the end of a body
 FIRST_STATUS, LAST_STATUS = 200, 599  # of a final answer (RFC 9110 §15)
 MALFORMED = "the head of its answer breaks the rules of HTTP"
@@ -108,6 +109,7 @@ class ReplayStream(StockStream):
         self._upstream_id = stream_id
         self._alive = True  # does an attempt run whose events count?
         self._streamed = False  # is the request body passed on as it comes?
+        self._sound: http.Response | None = None  # an answer whose head was found in order
         self._refused = False  # was the request kept from the server, which no further attempt would change?
         self._since: float | None = None  # when the server last did what a limit waits for; None: request not out yet
         self._pinged = 0.0  # when the client last got a word of ours in place of the server's
@@ -246,7 +248,14 @@ class ReplayStream(StockStream):
         if not control.buffers_body:
             return False
         self.flow.request.stream = False
-        return (self._declared() or 0) > control.max_body
+        return self._declares_more(control.max_body)
+
+    def _declares_more(self, limit: int) -> bool:
+        """Tell whether the request's body says that it is longer than *limit*."""
+        length = self.flow.request.headers.get("content-length", "")
+        if length.isascii() and length.isdigit() and len(length) <= SURE_DIGITS and int(length) <= limit:
+            return False  # whatever else the head says of it
+        return (self._declared() or 0) > limit
 
     def _declared(self) -> int | None:
         """Return how long the request's body says it is, None where it does not say so."""
@@ -342,7 +351,8 @@ class ReplayStream(StockStream):
         control = self._control
         if control is not None and self._judged:
             self._head = event
-            if self._malformed(event.response):
+            self._sound = None if self._malformed(event.response) else event.response
+            if self._sound is None:
                 failure = ResponseProtocolError(self.stream_id, MALFORMED, ErrorCode.GENERIC_SERVER_ERROR)
                 yield from self._cancel()
                 yield from self.handle_protocol_error(failure)
@@ -492,6 +502,7 @@ class ReplayStream(StockStream):
     def _deliver(self, response: http.Response) -> Steps[None]:
         """Give the client *response*, whose body is whole, as mitmproxy does with one that an addon has set."""
         self.flow.response = response
+        self._sound = None  # it may have been edited
         code = response.status_code
         if self.flow.request.method == "HEAD" or code in {http.status_codes.NO_CONTENT, http.status_codes.NOT_MODIFIED}:
             response.data.content = b""
@@ -522,6 +533,12 @@ class ReplayStream(StockStream):
         if trailers:
             yield SendHttp(RequestTrailers(self.stream_id, trailers), server)
         yield SendHttp(RequestEndOfMessage(self.stream_id), server)
+
+    def check_invalid(self, request: bool) -> Steps[bool]:
+        """Look at no head twice."""
+        if not request and self.flow.response is self._sound:
+            return False
+        return (yield from super().check_invalid(request))
 
     def check_killed(self, emit_error_hook: bool) -> Steps[bool]:
         """Tell whether the client has left or the flow was killed meanwhile; nothing stays in memory then."""

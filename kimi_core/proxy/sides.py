@@ -23,6 +23,7 @@ from kimi_core.proxy.fields import to_bytes
 SIDES = "kimi-mitm-sides"
 _WORDS = ("provider", "operation", "method", "url")
 WITHHELD = "[removed]"
+_SET_ANEW = b"content-length"  # for each sending
 _CREDENTIAL = re.compile(r"auth|cookie|token|secret|passw|credential|(?<!cache-)key|signature", re.IGNORECASE)
 """Names of fields whose values may be credentials: those of the clients' own choosing among them."""
 
@@ -166,8 +167,5 @@ def _is_credential(name: str) -> bool:
 def _print(request: http.Request) -> int:
     """Return a checksum of what a user may edit. It is no protection, and needs none."""
     head = to_bytes(f"{request.method} {request.scheme} {request.data.host} {request.data.port} {request.path}")
-    fields = b"\n".join(name + b":" + value for name, value in request.headers.fields if name.lower() not in _SET_ANEW)
-    return zlib.adler32(request.data.content or b"", zlib.adler32(fields, zlib.adler32(head)))
-
-
-_SET_ANEW = frozenset({b"content-length"})
+    fields = [b":".join(field) for field in request.data.headers.fields if field[0].lower() != _SET_ANEW]
+    return zlib.adler32(request.data.content or b"", zlib.adler32(b"\n".join(fields), zlib.adler32(head)))

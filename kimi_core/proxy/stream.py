@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Sequence
+from typing import cast
 
 from kimi_core.errors import KimiMitmError, UpstreamError
 from kimi_core.exchange import Converter, EndsEarly
@@ -65,8 +66,7 @@ class AnswerStream(Sink):
         """True once the client has everything, although the service may still send."""
         self._converter = converter
         self._decoder = decoder
-        given: object = converter
-        self._ends = given if isinstance(given, EndsEarly) else None
+        self._ends = cast("EndsEarly", converter) if hasattr(converter, "ended") else None
         self._steps = [step.feed for step in (decoder, wire, converter) if step is not None]
         self._failed = False
 
