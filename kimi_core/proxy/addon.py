@@ -20,7 +20,7 @@ from typing import Any
 from mitmproxy import connection, ctx, http, tls
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
-from mitmproxy.proxy import server_hooks
+from mitmproxy.proxy import layer, server_hooks
 from mitmproxy.utils import asyncio_utils
 
 from kimi_core import later
@@ -32,6 +32,7 @@ from kimi_core.kiro.service import Service
 from kimi_core.proxy import (
     commands,
     connecting,
+    greeting,
     guard,
     journal,
     local,
@@ -193,6 +194,10 @@ class KimiMitm:
     def server_disconnected(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Leave a connection alone that is over, maybe in the middle of its handshake."""
         _shared.patience.end(data.server)
+
+    def next_layer(self, undecided: layer.NextLayer) -> None:
+        """Decide what a client speaks that sends and sends without making it clear."""
+        greeting.decide(undecided)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         """Tunnel what logs in somewhere, whatever else is decrypted: its bodies are credentials."""

@@ -107,6 +107,7 @@ INTERNALS: tuple[Internal, ...] = (
             "HttpStream.check_killed": "emit_error_hook",
             "HttpStream.send_response": "already_streamed",
             "SendHttp.__init__": "event connection",
+            "ReceiveHttp.__init__": "event",
             "DropStream.__init__": "stream_id",
             "HttpResponseHeadersHook.__init__": "flow",
             "RequestHeaders.__init__": "stream_id request end_stream",
@@ -140,6 +141,23 @@ INTERNALS: tuple[Internal, ...] = (
         "mitmproxy.proxy.server", "ConnectionHandler.open_connection", "uses", ("timestamp_start", "timestamp_end")
     ),
     Internal(f"{_HTTP}._http1", "make_body_reader", "uses", ("ChunkedReader",)),
+    Internal(f"{_HTTP}._http1", "Http1Connection.read_body", "uses", ("body_reader", "buf", "ReceiveProtocolError")),
+    *_takes_rows(
+        f"{_HTTP}._http1",
+        {
+            "Http1Server.read_headers": "event",
+            "Http1Server.wait": "event",
+            "Http1Client.read_headers": "event",
+            "Http1Connection.done": "event",
+        },
+    ),
+    Internal(f"{_HTTP}._http1", "Http1Server.mark_done", "uses", ("wait",)),
+    Internal(f"{_HTTP}._http1", "Http1Connection.mark_done", "uses", ("done", "read_headers", "buf")),
+    Internal(f"{_HTTP}._http1", "Http1Connection.__init__", "uses", ("ReceiveBuffer", "buf")),
+    Internal(f"{_HTTP}._http1", "Http1Connection", "has", ("stream_id", "state", "conn")),
+    Internal(f"{_HTTP}._http1", "make_error_response", "takes", ("status_code", "message")),
+    Internal(_HTTP, "HttpLayer._handle_event", "uses", ("Http1Server", "Http1Client")),
+    Internal(_HTTP, "HttpClient._handle_event", "uses", ("Http1Client",)),
     # replacing the global replaces the class; the rest of the table is what the states and checks are known to do
     Internal(_HTTP, "HttpLayer.make_stream", "uses", ("HttpStream",)),
     Internal(_HTTP, "HttpLayer.event_to_child", "uses", ("command_sources", "RequestWakeup", "SendHttp", "DropStream")),

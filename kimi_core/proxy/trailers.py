@@ -1,30 +1,43 @@
-"""Trailer fields of chunked HTTP/1.1 bodies are left out, as RFC 9110 §6.5.1 allows.
+"""Trailer fields of chunked HTTP/1.1 bodies are left out, as RFC 9110 §6.5.1 allows, and lines of chunks have an end.
 
-mitmproxy raises at them: the connection crashes, and who waits for the end of the body hangs. HTTP/2 has its own.
+mitmproxy raises at trailers: the connection crashes, and who waits for the end of the body hangs. HTTP/2 has its own.
+And it would keep the line of a chunk's size, or trailers, for as long as more of it comes, and quote a broken one.
 """
 
 from __future__ import annotations
 
-from h11 import Data, EndOfMessage
+from h11 import Data, EndOfMessage, ProtocolError, RemoteProtocolError
 from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy.proxy.layers.http import _http1
+
+from kimi_core.proxy import heads
+
+ENDLESS = f"a line between its chunks is longer than {heads.HEAD_BYTES >> 10} KiB"
+BROKEN = "its chunks break the rules of HTTP"
 
 
 class TrailerlessReader(ChunkedReader):
     """Reads a chunked body, and forgets what comes after it."""
 
     def __call__(self, buf: ReceiveBuffer) -> Data | EndOfMessage | None:
-        """Return what there is by now, None where more is needed. Raises h11's ProtocolError."""
-        event = super().__call__(buf)
+        """Return what there is by now, None where more is needed. Raises RemoteProtocolError, which quotes nothing."""
+        try:
+            event = super().__call__(buf)
+        except ProtocolError:
+            raise RemoteProtocolError(BROKEN) from None
+        if event is None and len(buf) > heads.HEAD_BYTES:
+            raise RemoteProtocolError(ENDLESS)
         return EndOfMessage() if isinstance(event, EndOfMessage) and event.headers else event
 
 
 def enable() -> None:
-    """Have mitmproxy read chunked bodies so."""
+    """Have mitmproxy read chunked bodies so, and heads as `heads` does."""
     _http1.ChunkedReader = TrailerlessReader  # type: ignore[misc]  # a class of theirs is replaced on purpose
+    heads.enable()
 
 
 def disable() -> None:
     """Undo `enable`."""
     _http1.ChunkedReader = ChunkedReader  # type: ignore[misc]  # see `enable`
+    heads.disable()

@@ -206,6 +206,34 @@ def test_duplicate_fields_change_nothing(lab):
     assert b"bearer b" not in lowered
 
 
+TUNNEL = f"CONNECT {KIMI_HOST}:443 HTTP/1.1\r\nHost: {KIMI_HOST}\r\n\r\n".encode()
+ENDLESS = {
+    "first line": (b"", b"GET /", b"x" * 8000),
+    "head": (b"", b"GET / HTTP/1.1\r\n", b"x-fake: " + b"x" * 8000 + b"\r\n"),
+    "head in a tunnel": (TUNNEL, b"GET / HTTP/1.1", b"x" * 8000),
+    "greeting of TLS in a tunnel": (TUNNEL, b"", b"\x16\x03\x01\x40\x00\x01\xff\xff\xff" + bytes(0x4000 - 4)),
+    "chunk extension": (b"", b"POST / HTTP/1.1\r\nHost: fake\r\nTransfer-Encoding: chunked\r\n\r\n5;", b"x" * 8000),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_never_ends_is_not_kept(lab, what):
+    """Of a head, or whatever comes in place of one, a client can send as much as it likes: it is cut off."""
+    first, begin, more = ENDLESS[what]
+    before = lab.memory()
+    with connected(lab) as client:
+        if first:
+            client.sendall(first)
+            assert statuses(received(client, b"\r\n\r\n")) == [200]
+        client.sendall(begin)
+        client.settimeout(2)
+        with pytest.raises((ConnectionError, TimeoutError)):  # or nobody reads any more
+            client.sendall(more * (BIG // len(more)))
+        if "head" in what:
+            assert statuses(client.recv(MIB)) == [431]
+    assert lab.memory() - before < 32 * 1024
+
+
 # --- where a request says it goes ------------------------------------------------------------------------------------
 
 FORMS = {
