@@ -50,6 +50,7 @@ SESSION_HEADERS = (
     "helicone-session-id",
 )
 NATIVE = "native"  # layer of a key that passes verbatim
+KNOWN_LENGTH = 200  # characters of an id that is remembered; clients' own are UUIDs and the like
 SYSTEM_PREFIX = 128  # characters of the system text that are hashed: further down stand dates and directories
 
 _is_native = re.compile(r"(session_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
@@ -104,6 +105,15 @@ def _text(value: object) -> str:
 
 
 def _map(value: str, salt: str) -> str:
+    return _known(value, salt) if len(value) <= KNOWN_LENGTH else _uuid(value, salt)
+
+
+@functools.lru_cache(maxsize=256)  # a session says the same with each of its requests
+def _known(value: str, salt: str) -> str:
+    return _uuid(value, salt)
+
+
+def _uuid(value: str, salt: str) -> str:
     return str(uuid.uuid5(_namespace(salt), value.encode("utf-8", "surrogatepass")))
 
 

@@ -247,9 +247,12 @@ def _mirror(usage: dict[str, Any]) -> dict[str, Any]:
     return {"prompt_tokens_details": {**details, "cached_tokens": cached}}
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 def _dump(value: object) -> str:
     """Return compact JSON. Raises ValueError for infinity, which a number such as 1e400 becomes when it is read."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return _encode(value)
 
 
 def _look_at_chat(data: bytes) -> bool:

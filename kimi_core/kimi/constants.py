@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from urllib.parse import urlsplit
 
 from kimi_core.origins import check
@@ -17,7 +18,7 @@ OWN_KEY_LABEL = "[own key]"  # … and of a key of the client's own
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Site:
     """One place to log in and to send requests to.
 
@@ -29,23 +30,23 @@ class Site:
     oauth: str
     base: str
 
-    @property
+    @cached_property
     def scheme(self) -> str:
         """Scheme of the API."""
         return urlsplit(self.base).scheme
 
-    @property
+    @cached_property
     def host(self) -> str:
         """Host name of the API, lower case."""
         return urlsplit(self.base).hostname or ""
 
-    @property
+    @cached_property
     def port(self) -> int:
         """Port of the API."""
         parts = urlsplit(self.base)
         return parts.port or (443 if parts.scheme == "https" else 80)
 
-    @property
+    @cached_property
     def path(self) -> str:
         """Path of the API base (``/coding/v1``)."""
         return urlsplit(self.base).path

@@ -11,7 +11,7 @@ from mitmproxy import connection, http
 from kimi_core.errors import BadRequest, Refused, Unforeseen
 from kimi_core.exchange import Answer, Exchange, Limits, Reply, RequestHead, Retry, Verdict
 from kimi_core.proxy import guard, record, seal, sides
-from kimi_core.proxy.fields import index, set_headers
+from kimi_core.proxy.fields import indexed, set_headers
 from kimi_core.proxy.replay import Attempt, Broken, report
 from kimi_core.proxy.stream import AnswerStream, Tape
 from kimi_core.wire.codings import decode, decoder_for
@@ -131,7 +131,7 @@ class ExchangeControl:
 
     def holds(self, flow: http.HTTPFlow, response: http.Response) -> bool:
         """Tell whether this answer is kept from the client until it is judged."""
-        index(response)
+        indexed(response)
         if self.exchange.holds(seal.answer_head(response)):
             self._held = response
             return True

@@ -7,7 +7,8 @@ way. `Indexed` answers the same from a table that is made once for each state of
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Self
 
@@ -24,62 +25,97 @@ _LINE_ENDS = re.compile(r"[\r\n\0]+[ \t]*")  # within a value: a folded line, or
 class Indexed(http.Headers):
     """mitmproxy's `Headers` with its answers, and with a table behind them.
 
-    `fields` is a tuple, replaced as a whole by whoever changes anything: the table is good for as long as it is the
-    same one.
+    `fields` is a tuple, replaced as a whole by whoever changes anything: what was made of it is good for as long as it
+    is the same one.
     """
 
     _known: Fields | None = None  # what the rest was made of
-    _table: dict[bytes, list[bytes]]  # lower-cased name -> values in order
+    _names: Sequence[bytes] | None  # lower-cased, one for each field
+    _table: dict[bytes, bytes] | None  # lower-cased name -> its last value
+    _repeated: Collection[bytes]  # names that stand more than once
     _plain: Headers | None
 
     @classmethod
-    def of(cls, fields: Fields) -> Self:
-        """Return headers of *fields*, which are bytes already: mitmproxy looks at each of them once more."""
+    def of(cls, fields: Fields, names: Sequence[bytes] | None = None) -> Self:
+        """Return headers of *fields*, which are bytes already (mitmproxy looks at each once more), of known *names*."""
         made = cls.__new__(cls)
-        made.fields = fields
+        vars(made).update(fields=fields, _known=fields, _repeated=(), _names=names, _table=None, _plain=None)
         return made
 
     def get_all(self, name: str | bytes) -> list[str]:
         """Return the values of *name* in order."""
-        return [value.decode("utf-8", "surrogateescape") for value in self._values(name)]
+        key = _key(name)
+        value = self._look().get(key)
+        if value is None:
+            return []
+        return super().get_all(name) if key in self._repeated else [value.decode("utf-8", "surrogateescape")]
 
     def get(self, key: str | bytes, default: Any = None) -> Any:
         """Return the values of *key*, folded into one, or *default*."""
-        values = self._values(key)
-        if not values:
+        name = _key(key)
+        value = self._look().get(name)
+        if value is None:
             return default
-        return (values[0] if len(values) == 1 else b", ".join(values)).decode("utf-8", "surrogateescape")
+        return super().get(key) if name in self._repeated else value.decode("utf-8", "surrogateescape")
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str | bytes) and bool(self._values(key))
+        return isinstance(key, str | bytes) and _key(key) in self._look()
+
+    def names(self) -> Sequence[bytes]:
+        """Return the lower-cased name of each field."""
+        if self._known is not self.fields:
+            self._forget()
+        if self._names is None:
+            self._names = [name.lower() for name, _ in self.fields]
+        return self._names
 
     def plain(self) -> Headers:
         """Return the fields in the project's own words; the same object for as long as they are the same."""
         if self._known is not self.fields:
-            self._look()
+            self._forget()
         if self._plain is None:
             self._plain = Headers(_decoded(self.fields))
         return self._plain
 
-    def _values(self, name: str | bytes) -> Sequence[bytes]:
+    def changed(self, gone: Collection[bytes], put: Mapping[bytes, bytes]) -> Self:
+        """Return headers without those whose lower-cased names are in *gone*, with one value for each name of *put*.
+
+        That stands in the place and spelling of the first field of that name, at the end where there was none.
+        """
+        left = {name.lower(): (name, value) for name, value in put.items()}
+        gone = {*gone, *left}  # but for the first of each
+        names: list[bytes] = []
+        fields: list[tuple[bytes, bytes]] = []
+        for name, field in zip(self.names(), self.fields, strict=True):
+            if name in left:
+                names.append(name)
+                fields.append((field[0], left.pop(name)[1]))
+            elif name not in gone:
+                names.append(name)
+                fields.append(field)
+        return self.of((*fields, *left.values()), [*names, *left])
+
+    def _look(self) -> dict[bytes, bytes]:
         if self._known is not self.fields:
-            self._look()
-        return self._table.get(_key(name), ())
+            self._forget()
+        if self._table is None:
+            names = self.names()
+            self._table = dict(zip(names, [value for _, value in self.fields], strict=True))
+            if len(self._table) < len(names):
+                self._repeated = {name for name, times in Counter(names).items() if times > 1}
+        return self._table
 
-    def _look(self) -> None:
-        self._known, self._table, self._plain = self.fields, {}, None
-        for name, value in self.fields:
-            key = name.lower()
-            if key in self._table:
-                self._table[key].append(value)
-            else:
-                self._table[key] = [value]
+    def _forget(self) -> None:
+        self._known, self._repeated = self.fields, ()
+        self._names = self._table = self._plain = None
 
 
-def index(message: http.Message) -> None:
-    """Give *message* fields that are found by an index; they are the same ones."""
-    if type(message.data.headers) is http.Headers:
-        message.data.headers = Indexed.of(message.data.headers.fields)
+def indexed(message: http.Message) -> Indexed:
+    """Return *message*'s fields, found by an index from now on; they are the same ones."""
+    headers = message.data.headers
+    if not isinstance(headers, Indexed):
+        headers = message.data.headers = Indexed.of(headers.fields)
+    return headers
 
 
 def headers_of(message: http.Message) -> Headers:

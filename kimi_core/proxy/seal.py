@@ -6,19 +6,18 @@ the request, at the place where it leaves for the server.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from operator import attrgetter
 
 from mitmproxy import http
 
 from kimi_core.exchange import AnswerHead, Attempt, Headers, Reply, RequestHead
-from kimi_core.proxy.fields import Fields, Indexed, headers_of, index, set_headers, to_bytes
+from kimi_core.proxy.fields import Indexed, headers_of, indexed, set_headers, to_bytes
 
 # Fields between the client and this proxy (RFC 9110 §7.6.1): mitmproxy answers the one itself, and closes the client's
 # connection by the other. So the flow keeps the client's; what an identity says of its connection goes onto the wire.
-OWN_LEG = ("expect", "connection")
-_CONNECTION = frozenset({b"connection"})
+OWN_LEG = (b"expect", b"connection")
+_CONNECTION = (b"connection",)
 _CODINGS = frozenset({b"transfer-encoding", b"content-encoding"})  # of the body that the client sent
 _HEAD = attrgetter("method", "scheme", "host", "port", "path", "headers", "secrets", "label")
 
@@ -26,7 +25,7 @@ _HEAD = attrgetter("method", "scheme", "host", "port", "path", "headers", "secre
 def head_of(flow: http.HTTPFlow) -> RequestHead:
     """Return the head of a flow's request in the project's own words."""
     request = flow.request
-    index(request)  # it is asked a dozen times from here on
+    indexed(request)  # it is asked a dozen times from here on
     return RequestHead(
         method=request.method,
         scheme=request.scheme,
@@ -53,7 +52,7 @@ def dress(request: http.Request, attempt: Attempt, before: Attempt | None = None
     if attempt.body is not None:
         request.data.content = attempt.body
         length = {b"content-length": b"%d" % len(attempt.body)}
-        request.data.headers = Indexed.of(tuple(_changed(request.data.headers.fields, _CODINGS, length)))
+        request.data.headers = indexed(request).changed(_CODINGS, length)
 
 
 def _dress_head(request: http.Request, attempt: Attempt) -> None:
@@ -64,14 +63,15 @@ def _dress_head(request: http.Request, attempt: Attempt) -> None:
     request.path = attempt.path
     if request.data.authority:
         request.authority = attempt.headers.get("host") or attempt.host
-    came = headers_of(request)
-    own = [(name, ", ".join(came.get_all(name))) for name in OWN_LEG if name in came]
-    set_headers(request, Headers([*attempt.headers.without(*OWN_LEG), *own]))
+    came = request.data.headers
+    own = {name: to_bytes(came[name]) for name in OWN_LEG if name in came}
+    set_headers(request, attempt.headers)
+    request.data.headers = indexed(request).changed(OWN_LEG, own)
 
 
 def twin(request: http.Request) -> http.Request:
     """Return a copy whose head may be changed, at a tenth of what `Request.copy` costs; the body is the same object."""
-    data = _copy_of(request.data, headers=Indexed.of(request.data.headers.fields))
+    data = _copy_of(request.data, headers=_copy_of(indexed(request)))
     return _copy_of(request, data=data)
 
 
@@ -89,43 +89,25 @@ def unlabelled(request: http.Request, attempt: Attempt) -> http.Request:
     itself where the server speaks that, and leaves the spelling of the names alone where it does not.
     """
     secrets = {to_bytes(name): to_bytes(value) for name, value in attempt.secrets.items()}
-    fields = _changed(request.data.headers.fields, _CONNECTION, secrets)
-    _insert_connection(fields, attempt.headers)
-    request.data.headers = Indexed.of(tuple(fields))
+    wire = indexed(request).changed(_CONNECTION, secrets)
+    request.data.headers = _insert_connection(wire, attempt.headers)
     if request.is_http2 or request.is_http3:
         request.http_version = "HTTP/1.1"
         request.authority = ""
     return request
 
 
-def _changed(fields: Fields, gone: Collection[bytes], put: Mapping[bytes, bytes]) -> list[tuple[bytes, bytes]]:
-    """Return *fields* without those whose lower-cased names are in *gone*, and with one value for each name of *put*.
-
-    That stands in the place and spelling of the first field of that name, at the end where there was none.
-    """
-    new = {name.lower(): (name, value) for name, value in put.items()}
-    left = dict(new)
-    out = []
-    for field in fields:
-        name = field[0].lower()
-        if name in left:
-            out.append((field[0], left.pop(name)[1]))
-        elif name not in gone and name not in new:
-            out.append(field)
-    out.extend(left.values())
-    return out
-
-
-def _insert_connection(fields: list[tuple[bytes, bytes]], headers: Headers) -> None:
-    """Put the Connection field of *headers*, if it has one, before the first of *fields* that comes after it there."""
+def _insert_connection(wire: Indexed, headers: Headers) -> Indexed:
+    """Put the Connection field of *headers*, if it has one, before the first of *wire* that comes after it there."""
     pairs = iter(headers)
     connection = next((pair for pair in pairs if pair[0].lower() == "connection"), None)
     if connection is None:
-        return
-    places = {name.lower(): place for place, (name, _) in reversed(list(enumerate(fields)))}
+        return wire
+    names = wire.names()
     after = (to_bytes(name).lower() for name, _ in pairs)  # the rest of them
-    before = next((places[name] for name in after if name in places), len(fields))
-    fields.insert(before, (to_bytes(connection[0]), to_bytes(connection[1])))
+    place = next((names.index(name) for name in after if name in names), len(names))
+    field = (to_bytes(connection[0]), to_bytes(connection[1]))
+    return Indexed.of((*wire.fields[:place], field, *wire.fields[place:]))
 
 
 def response_for(reply: Reply) -> http.Response:

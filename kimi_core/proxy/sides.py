@@ -18,7 +18,7 @@ from typing import Any
 from mitmproxy import http
 
 from kimi_core.exchange import Headers, RequestHead
-from kimi_core.proxy.fields import to_bytes
+from kimi_core.proxy.fields import indexed, to_bytes
 
 SIDES = "kimi-mitm-sides"
 _WORDS = ("provider", "operation", "method", "url")
@@ -167,5 +167,8 @@ def _is_credential(name: str) -> bool:
 def _print(request: http.Request) -> int:
     """Return a checksum of what a user may edit. It is no protection, and needs none."""
     head = to_bytes(f"{request.method} {request.scheme} {request.data.host} {request.data.port} {request.path}")
-    fields = [b":".join(field) for field in request.data.headers.fields if field[0].lower() != _SET_ANEW]
+    headers = indexed(request)
+    fields = [
+        b":".join(field) for name, field in zip(headers.names(), headers.fields, strict=True) if name != _SET_ANEW
+    ]
     return zlib.adler32(request.data.content or b"", zlib.adler32(b"\n".join(fields), zlib.adler32(head)))

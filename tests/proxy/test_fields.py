@@ -67,6 +67,19 @@ def test_a_copy_goes_its_own_way(again):
     assert (mine["a"], other["a"]) == ("1", "2")
 
 
+@given(pairs, st.sets(st.sampled_from([b"a", b"b"])), st.dictionaries(st.sampled_from([b"A", b"X-c", b"new"]), values))
+def test_fields_change_in_their_places(first, gone, put):
+    """What goes is gone; what is put stands once, in the place and spelling of the first of its name, or at the end."""
+    put = {name: fields.to_bytes(value) for name, value in put.items() if name.lower() not in gone}
+    wanted = http.Headers([pair for pair in first if pair[0].lower() not in gone])
+    for name, value in put.items():
+        wanted.set_all(name, [value])
+    got = fields.Indexed.of(tuple(first)).changed(gone, put)
+    assert got.fields == wanted.fields
+    assert seen(got) == seen(wanted)
+    assert list(got.names()) == [name.lower() for name, _ in wanted.fields]
+
+
 def test_what_is_no_name_is_not_there():
     """As with any mapping."""
     assert None not in fields.Indexed.of(((b"A", b"1"),))
@@ -78,9 +91,9 @@ def test_a_message_keeps_its_fields():
     """A message is given the index once, and its state is what it was; a saved flow has mitmproxy's own."""
     flow = tflow.tflow(resp=tutils.tresp())
     before = flow.get_state()
-    fields.index(flow.response)
+    fields.indexed(flow.response)
     indexed = flow.response.headers
-    fields.index(flow.response)
+    fields.indexed(flow.response)
     assert flow.response.headers is indexed
     assert isinstance(indexed, fields.Indexed)
     assert flow.get_state() == before
