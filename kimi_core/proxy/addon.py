@@ -174,8 +174,8 @@ class KimiMitm:
             client.error = "only clients on this machine may use this proxy (option kimi_allow_clients)"
 
     def server_connect(self, data: server_hooks.ServerConnectionHookData) -> None:
-        """Have an eye on a connection to a service that is made now."""
-        if any(data.server.address in provider.origins() for provider in self.reception.providers):
+        """Have an eye on a connection to a service, or to a proxy on the way to it, that is made now."""
+        if self._is_service(data.server.address) or connecting.leads_on(data.client, data.server):
             _shared.patience.begin(data.server, self._connect_seconds())
 
     def server_connected(self, data: server_hooks.ServerConnectionHookData) -> None:
@@ -183,9 +183,15 @@ class KimiMitm:
         if not data.server.tls:
             _shared.patience.end(data.server)
 
+    def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
+        """Have an eye on a connection to a service that is made through an upstream proxy."""
+        if self._is_service((flow.request.host, flow.request.port)) and connecting.sees_tunnels():
+            _shared.patience.resume(flow.server_conn, self._connect_seconds())
+
     def tls_established_server(self, data: tls.TlsData) -> None:
         """Leave a connection alone that is there."""
-        _shared.patience.end(data.conn)
+        for each in connecting.carriers(data):
+            _shared.patience.end(each)
 
     def server_connect_error(self, data: server_hooks.ServerConnectionHookData) -> None:
         """Leave a connection alone that has failed."""
@@ -257,6 +263,9 @@ class KimiMitm:
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
+    def _is_service(self, address: tuple[str, int] | None) -> bool:
+        return any(address in provider.origins() for provider in self.reception.providers)
+
     def _connect_seconds(self) -> float:
         """Return how long a connection may take to be made: no longer than the first byte of an answer may."""
         settings = self.reception.settings
@@ -273,7 +282,7 @@ class KimiMitm:
 
     def _narrow(self) -> None:
         """Decrypt only what is served; everything else passes as it is. The user's own choice wins."""
-        if not ctx.options._options["connection_strategy"].has_changed():  # noqa: SLF001 - no public way to ask
+        if not ctx.options.has_changed("connection_strategy"):
             ctx.options.update(connection_strategy="lazy")  # an answer of our own needs no connection
         settings, providers = self.reception.settings, self.reception.providers
         served = [origin for provider in providers for origin in provider.origins()]

@@ -1,14 +1,15 @@
-"""The internals of mitmproxy that a replay needs, as a table, and the check that they are there.
+"""The internals of mitmproxy that are used here, as one table per use, and the check that they are there.
 
-They did not change between mitmproxy 12.0 and 12.2, but nobody promises them. So each is looked at before the replay
-is switched on: one that is gone or has another shape costs the replay, never a crash in the middle of an answer.
-Nothing is imported here until `missing` is called.
+They did not change between mitmproxy 12.0 and 12.2, but nobody promises them. So each is looked at before it is used:
+one that is gone or has another shape costs what needs it, the replay above all, never a crash in the middle of an
+answer. Nothing is imported here until `missing` is called.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,7 +77,7 @@ def _takes_rows(module: str, table: dict[str, str]) -> list[Internal]:
     return [Internal(module, path, "takes", ("self", *names.split())) for path, names in table.items()]
 
 
-INTERNALS: tuple[Internal, ...] = (
+INTERNALS: tuple[Internal, ...] = (  # what a replay needs
     *(
         Internal(_HTTP, path)
         for path in (
@@ -171,6 +172,16 @@ INTERNALS: tuple[Internal, ...] = (
 )
 
 
-def missing() -> list[str]:
-    """Return what this mitmproxy has not got, in words; empty where all is well."""
-    return [str(internal) for internal in INTERNALS if not internal.there()]
+TUNNELS: tuple[Internal, ...] = (
+    Internal("mitmproxy.proxy.tunnel", "TunnelLayer", "has", ("conn", "tunnel_connection")),
+    Internal(f"{_HTTP}._upstream_proxy", "HttpUpstreamProxy.start_handshake", "uses", ("HttpConnectUpstreamHook",)),
+)
+"""What `connecting` needs to know when a connection through an upstream proxy is there; without it none is given up."""
+
+VIEWS: tuple[Internal, ...] = (Internal("mitmproxy.contentviews", "ContentviewRegistry", "has", ("_by_name",)),)
+"""What `views` needs to take its views out again; without it they stay, until they are replaced by a reload."""
+
+
+def missing(table: Iterable[Internal] = INTERNALS) -> list[str]:
+    """Return what of *table* this mitmproxy has not got, in words; empty where all is well."""
+    return [str(internal) for internal in table if not internal.there()]

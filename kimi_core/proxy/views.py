@@ -14,7 +14,7 @@ from mitmproxy import contentviews, http
 from mitmproxy.contentviews import Contentview, Metadata
 
 from kimi_core import later
-from kimi_core.proxy import record, sides
+from kimi_core.proxy import internals, record, sides
 from kimi_core.view.text import Page, size
 from kimi_core.wire.codings import decode
 from kimi_core.wire.eventstream import CONTENT_TYPE as EVENT_STREAM
@@ -174,7 +174,9 @@ def install() -> None:
 
 
 def remove() -> None:
-    """Take the views out again. mitmproxy has no public way to."""
+    """Take the views out again. mitmproxy has no public way to; where it has changed they stay, and do no harm."""
+    if internals.missing(internals.VIEWS):
+        return
     registered = contentviews.registry._by_name  # noqa: SLF001 - see above
     for view in VIEWS:
         if registered.get(view.name.lower()) is view:

@@ -200,3 +200,19 @@ def test_single_bytes_are_whole(lab, provider):
     outcome = served(lab, provider, script, way="h2")
     assert outcome.complete, outcome
     assert outcome.text == "good"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_head_without_an_end_is_given_up_by_its_size(lab, provider):
+    """Continuations without the last one, however patient one is: they are not kept until time is up."""
+    before = lab.memory()
+
+    async def script(stream):
+        await stream.frame(HEADERS, 0, stream.number, b"")
+        while True:
+            await stream.frame(CONTINUATION, 0, stream.number, b"x" * 16384)
+
+    outcome = served(lab, provider, script)
+    assert outcome.honest, outcome
+    assert not outcome.complete
+    assert lab.memory() - before < 32 * 1024

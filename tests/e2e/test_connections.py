@@ -1,7 +1,9 @@
 """Many requests on one connection, connections that are refused on the way, and the end of the process."""
 
 import asyncio
+import contextlib
 import socket
+import threading
 import time
 
 import httpx
@@ -13,6 +15,7 @@ from tests.servers.script import Gate, Script, chat_script
 CHAT = {"model": "kimi-for-coding", "stream": True, "messages": [{"role": "user", "content": "[[say hello]]"}]}
 STREAMS = 20
 MIB = 1024 * 1024
+READ = 65536
 
 
 @pytest.mark.parametrize("rejected", [False, True], ids=["good token", "rejected token"])
@@ -68,6 +71,34 @@ def test_a_service_that_never_shakes_hands_is_given_up(start_proxy):
             assert answer.status_code == 502
             assert "cannot be reached" in answer.json()["error"]["message"]
             assert client.get(f"{silent.url}/health").status_code == 200
+
+
+def test_a_tunnel_that_never_opens_is_given_up(start_proxy):
+    """An upstream proxy that never answers CONNECT, or leads to a service that never shakes hands, ends as well."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        upstream = f"upstream:http://127.0.0.1:{listener.getsockname()[1]}"
+        silent = start_proxy(mode=[upstream], options=["kimi_first_byte_timeout=1"])
+
+        def open_tunnels():
+            with contextlib.suppress(OSError):
+                while True:
+                    tunnel, _ = listener.accept()
+                    tunnel.recv(READ)
+                    tunnel.sendall(b"HTTP/1.1 200 Fake\r\n\r\n")
+                    tunnels.append(tunnel)
+
+        tunnels = []
+        with silent.local_client() as client:
+            for stage in ("no answer to CONNECT", "no handshake"):
+                if stage == "no handshake":
+                    threading.Thread(target=open_tunnels, daemon=True).start()
+                answer = client.post(f"{silent.url}/kimi/v1/chat/completions", json=CHAT)
+                assert answer.status_code == 502, stage
+                assert "cannot be reached" in answer.json()["error"]["message"], stage
+            assert client.get(f"{silent.url}/health").status_code == 200
+        assert tunnels
+        for tunnel in tunnels:
+            tunnel.close()
 
 
 def test_a_client_that_waits_for_100_continue_is_served(world, proxy):

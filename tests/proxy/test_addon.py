@@ -6,15 +6,16 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from mitmproxy import connection, contentviews, exceptions
+from mitmproxy import connection, contentviews, exceptions, tls
 from mitmproxy.addons.upstream_auth import UpstreamAuth
-from mitmproxy.proxy import mode_specs
+from mitmproxy.proxy import context, mode_specs, server_hooks
+from mitmproxy.proxy.tunnel import TunnelLayer
 from mitmproxy.test import taddons, tflow, tutils
 
 from kimi_core.errors import NotLoggedIn
 from kimi_core.exchange import Headers, Reply, reply_for
 from kimi_core.proxy import addon as module
-from kimi_core.proxy import guard, journal, record, replay
+from kimi_core.proxy import connecting, guard, journal, record, replay
 from kimi_core.proxy.addon import KimiMitm, addons
 from kimi_core.proxy.control import ExchangeControl, RefusedControl
 from tests.proxy.conftest import start
@@ -513,7 +514,8 @@ async def test_a_connection_to_a_service_is_made_in_time_or_given_up(world, ours
     tctx.options.kimi_first_byte_timeout = 1
     host, port = addon.reception.providers[0].origins()[0]
     server = connection.Server(address=(host if ours else "other.test", port), timestamp_start=1.0)
-    data = SimpleNamespace(server=server, conn=server, client=None)
+    client = tflow.tclient_conn()
+    data = SimpleNamespace(server=server, conn=server, client=client, context=context.Context(client, tctx.options))
     clocks = module._shared.patience._clocks
     addon.server_connect(data)
     assert (server.id in clocks) is ours
@@ -525,6 +527,36 @@ async def test_a_connection_to_a_service_is_made_in_time_or_given_up(world, ours
     server.tls = False
     (getattr(addon, end) if end else addon.server_disconnected)(data)
     assert server.id not in clocks
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_connection_through_an_upstream_proxy_is_made_in_time_or_given_up(world, monkeypatch, ours, known):
+    """The proxy itself, and then the service behind it; where that handshake cannot be told, it is left alone."""
+    tctx, addon = world
+    host, port = addon.reception.providers[0].origins()[0]
+    client = tflow.tclient_conn()
+    client.proxy_mode = mode_specs.ProxyMode.parse("upstream:http://proxy.test:3128")
+    outer = connection.Server(address=("proxy.test", 3128))
+    data = server_hooks.ServerConnectionHookData(outer, client)
+    clocks = module._shared.patience._clocks
+    addon.server_connect(data)
+    assert outer.id in clocks
+    addon.server_connected(data)
+    assert outer.id not in clocks
+    monkeypatch.setattr(connecting, "sees_tunnels", lambda: known)
+    flow = tflow.tflow(
+        client_conn=client, server_conn=outer, req=tutils.treq(host=host if ours else "a.test", port=port)
+    )
+    addon.http_connect_upstream(flow)
+    assert (outer.id in clocks) is (ours and known)
+    inner = connection.Server(address=(host, port))
+    surroundings = context.Context(client, tctx.options)
+    TunnelLayer(surroundings, outer, inner)
+    addon.tls_established_server(tls.TlsData(connection.Server(address=None), surroundings))
+    assert (outer.id in clocks) is (ours and known)
+    addon.tls_established_server(tls.TlsData(inner, surroundings))
+    assert outer.id not in clocks
 
 
 @pytest.mark.parametrize(("under_way", "frozen", "freezes"), [(0, 0, 1), (1, 0, 0), (0, 5, 0)])

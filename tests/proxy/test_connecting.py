@@ -6,6 +6,7 @@ import time
 import pytest
 from mitmproxy import connection
 
+from kimi_core.proxy import connecting, internals
 from kimi_core.proxy.connecting import Patience
 
 SOON = 0.01  # seconds
@@ -82,3 +83,30 @@ async def test_a_late_turn_has_all_its_time(patience, server, task):
     assert not task.done()
     assert patience._clocks[server.id].when() - asyncio.get_running_loop().time() > 3000
     patience.end(server)
+
+
+async def test_what_is_made_within_a_connection_has_the_rest_of_its_time(patience, server, task):
+    """The clock goes on where it was stopped, and one that has run out meanwhile strikes at once."""
+    patience.end(server)
+    patience.resume(server, 3600.0)
+    assert 3500 < patience._clocks[server.id].when() - asyncio.get_running_loop().time() <= 3600
+    server.timestamp_start -= 3600
+    patience.resume(server, 3600.0)
+    assert await task == "no connection within 3600 s"
+
+
+async def test_a_connection_that_nobody_began_is_left_alone(patience, server):
+    """Or whose task is gone."""
+    patience.resume(server, SOON)
+    assert not patience._clocks
+
+
+def test_without_the_internals_no_tunnel_is_given_up(monkeypatch):
+    """A mitmproxy of which it is not known how it tells of the inner connection."""
+    connecting.sees_tunnels.cache_clear()
+    assert connecting.sees_tunnels()
+    monkeypatch.setattr(internals, "TUNNELS", (internals.Internal("mitmproxy.proxy.tunnel", "gone"),))
+    assert connecting.sees_tunnels()  # asked once
+    connecting.sees_tunnels.cache_clear()
+    assert not connecting.sees_tunnels()
+    connecting.sees_tunnels.cache_clear()

@@ -51,6 +51,19 @@ def test_each_missing_internal_is_named(monkeypatch, internal):
     assert not replay.installed()
 
 
+@pytest.mark.parametrize("table", ["TUNNELS", "VIEWS"])
+def test_what_needs_no_replay_does_not_cost_it(monkeypatch, table):
+    """What is lacking is named in its own table, and nothing else goes without."""
+    rows = getattr(internals, table)
+    assert internals.missing(rows) == []
+    for internal in rows:
+        with monkeypatch.context() as patch:
+            remove(patch, internal)
+            assert internals.missing(rows) == [str(internal)]
+            replay.install()
+            replay.uninstall()
+
+
 def test_missing_module_is_named(monkeypatch):
     """So does a module that is gone altogether."""
     monkeypatch.setitem(sys.modules, "mitmproxy.net.http.http1", None)

@@ -11,7 +11,7 @@ from mitmproxy.contentviews import Metadata
 from mitmproxy.test import taddons, tflow, tutils
 
 from kimi_core.exchange import Headers, RequestHead
-from kimi_core.proxy import record, sides, views
+from kimi_core.proxy import internals, record, sides, views
 from kimi_core.wire.eventstream import encode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -171,6 +171,17 @@ def test_views_are_registered_once_and_taken_out():
     views.remove()
     assert NAMES & set(contentviews.registry) == {"kiro wire"}
     del contentviews.registry._by_name["kiro wire"]
+
+
+def test_views_stay_where_they_cannot_be_taken_out(monkeypatch):
+    """A mitmproxy that keeps its views in another way keeps ours, and the script can be unloaded all the same."""
+    views.install()
+    monkeypatch.setattr(internals, "VIEWS", (internals.Internal("mitmproxy.contentviews", "gone"),))
+    views.remove()
+    assert set(contentviews.registry) >= NAMES
+    monkeypatch.undo()
+    views.remove()
+    assert not NAMES & set(contentviews.registry)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # mitmproxy's way to call pyparsing
