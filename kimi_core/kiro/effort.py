@@ -38,6 +38,8 @@ TAG_LENGTHS = {
 }
 """Tokens of thought that the tags name for each level; 1024 to 24576 is what other programs send."""
 
+_NAMES = frozenset({"reasoning", "reasoning_effort", "reasoningEffort", "thinking", "enable_thinking"})
+
 type Mode = Literal["native", "tags", "off"]
 type Schema = Mapping[str, Any]
 
@@ -48,6 +50,9 @@ class Asked:
 
     level: str | None = None
     path: str = "reasoning_effort"
+
+
+_NOTHING = Asked()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ def asked(body: Mapping[str, Any]) -> Asked:
     ``reasoning_effort``, ``reasoning.effort``, ``reasoningEffort``, ``thinking.effort``, then the switches
     ``thinking.type``, ``reasoning.enabled``, ``enable_thinking``. Raises BadRequest.
     """
+    if body.keys().isdisjoint(_NAMES):
+        return _NOTHING
     nested = body.get("reasoning")
     thinking = body.get("thinking")
     thinking = thinking if isinstance(thinking, Mapping) else {}
@@ -98,7 +105,7 @@ def asked(body: Mapping[str, Any]) -> Asked:
     ):
         if isinstance(enabled, bool):
             return Asked(ON if enabled else OFF, path)
-    return Asked()
+    return _NOTHING
 
 
 def levels(schema: Schema | None) -> tuple[str, ...]:

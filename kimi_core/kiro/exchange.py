@@ -116,8 +116,8 @@ class KiroExchange(Exchange):
         service, settings = self._service, self._service.settings
         key = conversation_key(self._client, read.values, salt=SALT, prefer_parent=False)
         self._conversation = key.value
-        self._wanted = read.model
-        _, self._model = service.catalog().resolve(read.model)
+        self._wanted = read.request.model
+        _, self._model = service.catalog().resolve(self._wanted)
         self._translated = request.translate(
             read,
             model=self._model,

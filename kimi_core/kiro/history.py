@@ -16,7 +16,7 @@ results of its own turn), so that it is the same in every later request and the 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +53,7 @@ class Conversation:
 
     system: list[str]
     turns: list[Turn]
-    repairs: Counter[str]
+    repairs: defaultdict[str, int]
     reasoning_dropped: bool = False
 
     def called(self) -> Iterator[str]:
@@ -80,7 +80,7 @@ class _Builder:
         self._recall = recall
         self._system: list[str] = []
         self._turns: list[Turn] = []
-        self._repairs: Counter[str] = Counter()
+        self._repairs: defaultdict[str, int] = defaultdict(int)
         self._ids = CallIds()
         self._open: dict[str, list[str]] = {}  # client's id -> ids of the last turn's calls that have no result yet
         self._results: dict[str, Result] = {}  # client's id -> its last result in this turn

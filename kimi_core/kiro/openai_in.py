@@ -1,15 +1,15 @@
 """A chat request as a client of the OpenAI dialect sends it, read and checked.
 
-`read` takes the bytes and gives a `ChatRequest`; what is wrong with it is a BadRequest whose `param` is the path of the
-field at fault (``messages[3].tool_calls[0].function.arguments``). Members that the models below do not know are kept
-apart (`model_extra`): whoever translates them, or leaves them out, says so.
+`read` takes the bytes and gives a `ChatRequest`, with what it was read from; what is wrong with it is a BadRequest
+whose `param` is the path of the field at fault (``messages[3].tool_calls[0].function.arguments``). Members that the
+models below do not know are kept apart (`model_extra`): whoever translates them, or leaves them out, says so.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Strict, StrictBool, Tag, ValidationError
 from pydantic_core import ErrorDetails, from_json
@@ -185,7 +185,7 @@ type _Count = Annotated[PositiveInt, Strict()]
 
 
 class ChatRequest(_Part):
-    """The whole request. `values` is the decoded body, for those who look for more than the models hold."""
+    """The whole request."""
 
     model: Annotated[str, Field(min_length=1)]
     messages: Annotated[list[Message], Field(min_length=1)]
@@ -198,33 +198,27 @@ class ChatRequest(_Part):
     max_tokens: _Count | None = None
     max_completion_tokens: _Count | None = None
     response_format: Any = None
-    _values: dict[str, Any] = {}
-    _mended: bool = False
-
-    def came_as(self, values: dict[str, Any], *, mended: bool) -> Self:
-        """Keep what the request was read from."""
-        self._values, self._mended = values, mended
-        return self
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The decoded body."""
-        return self._values
-
-    @property
-    def mended(self) -> bool:
-        """True where lone surrogates were replaced by U+FFFD."""
-        return self._mended
 
 
-def read(body: bytes) -> ChatRequest:
+class Received(NamedTuple):
+    """A request as it came: `values` is the decoded body, for those who look for more than the models hold.
+
+    `mended`: lone surrogates were replaced by U+FFFD.
+    """
+
+    request: ChatRequest
+    values: dict[str, Any]
+    mended: bool = False
+
+
+def read(body: bytes) -> Received:
     """Return the request in *body*. Raises BadRequest, with the path of the field at fault where there is one."""
     values, mended = _decode(body)
     try:
         request = ChatRequest.model_validate(values)
     except ValidationError as error:
         raise _explained(error.errors(include_url=False, include_context=False)[0]) from None
-    return request.came_as(values, mended=mended)
+    return Received(request, values, mended)
 
 
 def _decode(body: bytes) -> tuple[dict[str, Any], bool]:
@@ -256,13 +250,13 @@ def is_finite(value: Any) -> bool:
     """Tell whether every number in *value* can be written as JSON."""
     stack = [value]
     while stack:
-        match stack.pop():
-            case float() as number if not math.isfinite(number):
-                return False
-            case dict() as members:
-                stack.extend(members.values())
-            case list() as items:
-                stack.extend(items)
+        item = stack.pop()
+        if isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+        elif isinstance(item, float) and not math.isfinite(item):
+            return False
     return True
 
 

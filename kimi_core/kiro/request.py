@@ -10,7 +10,7 @@ the same turns.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,7 @@ from kimi_core.kiro.catalog import ModelInfo, normalise
 from kimi_core.kiro.failures import ContextExceeded
 from kimi_core.kiro.fields import ResponseFormat
 from kimi_core.kiro.history import Conversation, Recall, nothing_recalled
-from kimi_core.kiro.openai_in import ChatRequest
+from kimi_core.kiro.openai_in import Received
 from kimi_core.kiro.tools import ToolSet
 from kimi_core.kiro.turns import AssistantTurn, Turn, UserTurn, written
 from kimi_core.kiro.usage_tokens import ASCII_TOKENS, OTHER_TOKENS
@@ -71,9 +71,9 @@ class RequestOptions:
     max_weight: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Translated:
-    """A request to send, and what its answer has to be.
+    """A request to send, and what its answer has to be; not altered once it is made.
 
     `tool_aliases`: tool name on the wire -> the client's, where they differ. `stubs`: the client's names of tools that
     are there for the history's sake. `stop`, `max_tokens`: to be enforced on the answer, Kiro has no field for them.
@@ -110,13 +110,13 @@ class Translated:
         return b"".join([*members, b"}"])
 
 
-def read(body: bytes) -> ChatRequest:
+def read(body: bytes) -> Received:
     """Return the request in *body*, checked in its form. Raises BadRequest."""
     return openai_in.read(body)
 
 
 def translate(
-    body: bytes | ChatRequest,
+    body: bytes | Received,
     *,
     model: ModelInfo | None,
     identity_origin: str,
@@ -133,8 +133,8 @@ def translate(
     Raises BadRequest, whose `param` is the path of the field at fault, and ContextExceeded. Linear in the body.
     """
     try:
-        request = openai_in.read(body) if isinstance(body, bytes) else body
-        return _Translation(request, model, options or RequestOptions(), recall).run(identity_origin, conversation_id)
+        received = openai_in.read(body) if isinstance(body, bytes) else body
+        return _Translation(received, model, options or RequestOptions(), recall).run(identity_origin, conversation_id)
     except RecursionError as error:
         raise BadRequest("The request body is nested too deeply.") from error
 
@@ -142,19 +142,19 @@ def translate(
 class _Translation:
     """One request under way."""
 
-    def __init__(self, request: ChatRequest, model: ModelInfo | None, options: RequestOptions, recall: Recall) -> None:
-        self._request = request
+    def __init__(self, received: Received, model: ModelInfo | None, options: RequestOptions, recall: Recall) -> None:
+        self._request, _, self._mended = received
         self._model = model
         self._options = options
         self._recall = recall
         self._ignored: dict[str, None] = {}
-        self._repairs: Counter[str] = Counter()
+        self._repairs: defaultdict[str, int] = defaultdict(int)
         self._facts: dict[str, Any] = {}
 
     def run(self, origin: str, conversation_id: str) -> Translated:
         request, model = self._request, self._model
         self._ignored.update(dict.fromkeys(fields.unused(request)))
-        self._repairs["surrogate-replaced"] += request.mended
+        self._repairs["surrogate-replaced"] += self._mended
         stop = fields.stop_words(request.stop)
         response_format, hint = fields.response_format(request.response_format)
         model_id = self._facts["model"] = model.id if model else normalise(request.model)
@@ -270,8 +270,9 @@ class _Translation:
 
     def _learn(self, conversation: Conversation, toolset: ToolSet) -> None:
         """Take over what turns and tools have to tell."""
-        self._repairs.update(conversation.repairs)
-        self._repairs.update(toolset.repairs)
+        for repairs in (conversation.repairs, toolset.repairs):
+            for name, count in repairs.items():
+                self._repairs[name] += count
         for name in toolset.ignored:
             self._ignore(name)
         if conversation.reasoning_dropped:

@@ -46,6 +46,7 @@ _UNWANTED = frozenset(
 )
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _SINGLES = ("items", "contains", "contentSchema")
+_HOLDERS = frozenset({"properties", *_LISTS, *_SINGLES})
 _ALTERNATIVES = ("anyOf", "oneOf")
 _COMBINATORS = ("allOf", *_ALTERNATIVES)
 _DATA = frozenset({"default", "const"})  # keywords whose null means null
@@ -112,8 +113,10 @@ class Cleaner:
                 out.setdefault("enum", [value])
             elif key == "required":
                 self._required(out, value)
-            else:
+            elif key in _HOLDERS:
                 self._member(out, key, value, f"{path}.{key}", above)
+            else:
+                out[key] = value
         return out
 
     def _required(self, out: Schema, value: Any) -> None:
@@ -123,7 +126,7 @@ class Cleaner:
         self.dropped += not isinstance(value, list) or len(names) < len(value)
 
     def _member(self, out: Schema, key: str, value: Any, path: str, above: frozenset[str]) -> None:
-        """Put a keyword that stays into *out*, with the schemas within it cleaned."""
+        """Put a keyword that holds schemas into *out*, with these cleaned."""
         if key == "properties":
             if not isinstance(value, dict):
                 raise BadRequest("properties is an object.", path)
@@ -133,10 +136,8 @@ class Cleaner:
                 out[key] = [self._schema(child, f"{path}[{place}]", above) for place, child in enumerate(value)]
         elif key in _SINGLES:
             out[key] = self._schema(value, path, above)
-        elif key in _LISTS:
-            raise BadRequest(f"{key} is a list.", path)
         else:
-            out[key] = value
+            raise BadRequest(f"{key} is a list.", path)
 
     # --- the root ----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -81,6 +81,9 @@ class Choice:
         return f"Call {what} now."
 
 
+_FREE = Choice()
+
+
 def choice(value: Any, names: Sequence[str], forced: Forced) -> Choice:
     """Return what ``tool_choice`` *value* asks for among the tools *names*. Raises BadRequest.
 
@@ -89,7 +92,7 @@ def choice(value: Any, names: Sequence[str], forced: Forced) -> Choice:
     """
     match value:
         case None | "auto":
-            return Choice()
+            return _FREE
         case "none":
             return Choice(frozenset())
         case "required":
@@ -132,7 +135,7 @@ def _known(wanted: Iterable[str], names: Sequence[str], path: str) -> list[str]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ToolSet:
     """`specs` for the wire. `sections`: text that found no room in them, for the system text.
 
@@ -144,7 +147,7 @@ class ToolSet:
     sections: tuple[str, ...] = ()
     stubs: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
-    repairs: Counter[str] = field(default_factory=Counter)
+    repairs: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
 def build(tools: Sequence[Tool], called: Iterable[str], allowed: frozenset[str] | None) -> ToolSet:
@@ -153,7 +156,7 @@ def build(tools: Sequence[Tool], called: Iterable[str], allowed: frozenset[str] 
     *allowed* None = every tool. Kiro refuses a history that calls a tool which is not among the current ones, so these
     get a stub. Raises BadRequest with the path at fault.
     """
-    repairs: Counter[str] = Counter()
+    repairs: defaultdict[str, int] = defaultdict(int)
     kept = {name: place for name, place in _distinct(tools, repairs).items() if allowed is None or name in allowed}
     stubs = tuple(name for name in dict.fromkeys(called) if name not in kept)
     names = ToolNames([*(tool.function.name for tool in tools), *stubs])
@@ -169,7 +172,7 @@ def build(tools: Sequence[Tool], called: Iterable[str], allowed: frozenset[str] 
     return ToolSet(specs, names, tuple(sections), stubs, ignored, repairs)
 
 
-def _distinct(tools: Sequence[Tool], repairs: Counter[str]) -> dict[str, int]:
+def _distinct(tools: Sequence[Tool], repairs: defaultdict[str, int]) -> dict[str, int]:
     """Return the place of each tool by its name; the same tool twice counts once."""
     places: dict[str, int] = {}
     for place, tool in enumerate(tools):
@@ -183,7 +186,7 @@ def _distinct(tools: Sequence[Tool], repairs: Counter[str]) -> dict[str, int]:
 
 
 def _specification(
-    function: FunctionSpec, name: str, path: str, sections: list[str], repairs: Counter[str]
+    function: FunctionSpec, name: str, path: str, sections: list[str], repairs: defaultdict[str, int]
 ) -> dict[str, Any]:
     description = function.description or ""
     if not description.strip():

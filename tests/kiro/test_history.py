@@ -32,7 +32,7 @@ def result(call_id, content="done", **more):
 
 def made(*messages, **options):
     """Return the conversation of *messages*."""
-    return build(read(json.dumps({"model": "m", "messages": messages}).encode()).messages, **options)
+    return build(read(json.dumps({"model": "m", "messages": messages}).encode()).request.messages, **options)
 
 
 def seen(conversation):

@@ -21,7 +21,7 @@ def test_a_request():
         {"type": "image_url", "image_url": "u"},
         {"type": "image_url", "image_url": {"url": "u", "detail": "low"}},
     ]
-    request = read(body({"role": "user", "content": parts, "name": "n"}, temperature=0))
+    request, values, mended = read(body({"role": "user", "content": parts, "name": "n"}, temperature=0))
     text, short, long = request.messages[0].content
     assert isinstance(text, TextPart)
     assert isinstance(short, ImagePart)
@@ -29,8 +29,8 @@ def test_a_request():
     assert isinstance(long.image_url, ImageUrl)
     assert (text.model_extra, request.messages[0].model_extra) == ({"odd": 1}, {"name": "n"})
     assert (long.image_url.model_extra, request.model_extra) == ({"detail": "low"}, {"temperature": 0})
-    assert request.values["messages"][0]["content"] == parts
-    assert not request.mended
+    assert values["messages"][0]["content"] == parts
+    assert not mended
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_names_of_fields_do_not_confuse_the_path(key):
 
 def test_halves_of_characters():
     """Are replaced, and that is known; a whole one that was written in halves is whole."""
-    request = read(body({"role": "user", "content": "a\ud83d"}))
-    assert (request.messages[0].content, request.mended) == ("a\ufffd", True)
-    assert request.values["messages"][0]["content"] == "a\ufffd"
+    half = read(body({"role": "user", "content": "a\ud83d"}))
+    assert (half.request.messages[0].content, half.mended) == ("a\ufffd", True)
+    assert half.values["messages"][0]["content"] == "a\ufffd"
     whole = read(body({"role": "user", "content": "\U0001f600"}))
-    assert (whole.messages[0].content, whole.mended) == ("\U0001f600", False)
+    assert (whole.request.messages[0].content, whole.mended) == ("\U0001f600", False)
 
 
 @given(

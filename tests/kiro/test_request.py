@@ -146,7 +146,7 @@ def test_without_a_profile_the_field_is_left_out():
 def test_a_request_that_was_read_already_is_taken():
     """Whoever opens the exchange has looked at the model and the session before."""
     read = request.read(chat(say("user", "hi"), metadata={"user_id": "u"}))
-    assert (read.model, read.values["metadata"]) == ("claude-sonnet-4.6", {"user_id": "u"})
+    assert (read.request.model, read.values["metadata"]) == ("claude-sonnet-4.6", {"user_id": "u"})
     assert contents(go(read)) == ["hi"]
 
 

@@ -22,7 +22,7 @@ def function(name="ls", description="d", **more):
 def built(*tools, called=(), allowed=None):
     """Return the tool set of *tools*."""
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": list(tools)}
-    return build(read(json.dumps(body).encode()).tools, called, allowed)
+    return build(read(json.dumps(body).encode()).request.tools, called, allowed)
 
 
 def specs(toolset):
@@ -70,7 +70,7 @@ def test_numbers_beyond_all_bounds():
     body = b'{"model":"m","messages":[{"role":"user","content":"x"}],"tools":[{"function":{"name":"a","parameters":'
     body += b'{"properties":{"x":{"maximum":1e999}}}}}]}'
     with pytest.raises(BadRequest) as caught:
-        build(read(body).tools, (), None)
+        build(read(body).request.tools, (), None)
     assert caught.value.param == "tools[0].function.parameters"
 
 
