@@ -72,18 +72,6 @@ class Total:
     cached: int = 0
     credits: float = 0.0
 
-    def plus(self, entry: Entry) -> Total:
-        """Return the total with *entry* in it."""
-        return Total(
-            self.provider,
-            self.exchanges + 1,
-            self.failed + (entry.outcome is Outcome.failed),
-            self.tokens_in + (entry.tokens_in or 0),
-            self.tokens_out + (entry.tokens_out or 0),
-            self.cached + (entry.cached or 0),
-            self.credits + (entry.credits or 0.0),
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Journal:

@@ -83,11 +83,19 @@ def peer_allowed(address: str, networks: Iterable[ipaddress.IPv4Network | ipaddr
 
 
 def _in(address: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    if _is_own(address):
+        return True
     ip = _ip(address)
-    return ip is not None and (ip.is_loopback or any(ip in network for network in networks))
+    return ip is not None and any(ip in network for network in networks)
 
 
 @functools.lru_cache(maxsize=256)  # the same few are asked about in each request
+def _is_own(address: str) -> bool:
+    ip = _ip(address)
+    return ip is not None and ip.is_loopback
+
+
+@functools.lru_cache(maxsize=256)
 def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])

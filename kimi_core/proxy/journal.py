@@ -1,7 +1,7 @@
 """The last exchanges and today's totals, in memory: what the status page shows of what passes.
 
-An exchange under way costs one entry in a table; its facts are read from its `Story` when somebody looks, and once
-more when it ends. Nothing here is written to disk, and nothing grows: both lists are bounded.
+An exchange costs one entry in a table, and is counted when it ends; what is shown of it is made of the facts in its
+`Story` when somebody looks. Nothing here is written to disk, and nothing grows: both lists are bounded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -64,6 +64,41 @@ class _Open:
     story: Story
 
 
+@dataclass(frozen=True, slots=True)
+class _Closed:
+    """An exchange that is over; `duration` is in seconds."""
+
+    arrival: Arrival
+    facts: Mapping[str, Any]
+    end: End
+    reason: str | None
+    duration: float
+
+
+@dataclass(slots=True)
+class _Sum:
+    """What one provider did today."""
+
+    exchanges: int = 0
+    failed: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cached: int = 0
+    credits: float = 0.0
+
+    def add(self, closed: _Closed) -> None:
+        facts = closed.facts
+        self.exchanges += 1
+        self.failed += _outcome(closed.end, closed.reason) == "failed"
+        self.tokens_in += _count(facts.get("in")) or 0
+        self.tokens_out += _count(facts.get("out")) or 0
+        self.cached += _count(facts.get("cached")) or 0
+        self.credits += _amount(facts.get("credits")) or 0.0
+
+    def told(self, provider: str) -> state.Total:
+        return state.Total(provider, **asdict(self))
+
+
 def client_name(user_agent: str | None) -> str:
     """Return the program and its version from a User-Agent (RFC 9110 §10.1.5): ``opencode/1.18.33``, "unknown".
 
@@ -89,10 +124,10 @@ class Recorder:
         self._clock = clock
         self._day = day
         self._open: OrderedDict[str, _Open] = OrderedDict()
-        self._ended: deque[state.Entry] = deque(maxlen=KEPT)
+        self._ended: deque[_Closed] = deque(maxlen=KEPT)
         self._minute = -1.0
         self._today = day(clock())
-        self._totals: dict[str, state.Total] = {}
+        self._totals: dict[str, _Sum] = {}
 
     def begin(self, key: str, arrival: Arrival, story: Story) -> None:
         """Note that the exchange *key* is under way; *story* is read as it grows."""
@@ -104,11 +139,11 @@ class Recorder:
         """Note how the exchange *key* ended; one that was never begun, or has been forgotten, is nothing."""
         known = self._open.pop(key, None)
         if known is not None:
-            self._add(self._entry(known.arrival, known.story.facts, end))
+            self._add(known.arrival, known.story.facts, end)
 
     def answered(self, arrival: Arrival, end: End) -> None:
         """Note a request that was answered here, before there was an exchange: refused, or out of what is known."""
-        self._add(self._entry(arrival, {}, end))
+        self._add(arrival, {}, end)
 
     @property
     def running(self) -> int:
@@ -121,16 +156,17 @@ class Recorder:
         newest = list(reversed(self._open.values()))[:RUNNING_SHOWN]
         return state.Journal(
             running=tuple(_under_way(each) for each in newest),
-            ended=tuple(reversed(self._ended)),
-            today=tuple(self._totals[name] for name in sorted(self._totals)),
+            ended=tuple(_entry(each) for each in reversed(self._ended)),
+            today=tuple(self._totals[name].told(name) for name in sorted(self._totals)),
             running_count=len(self._open),
         )
 
-    def _add(self, entry: state.Entry) -> None:
-        self._turn(self._clock())
-        self._ended.append(entry)
-        total = self._totals.get(entry.provider) or state.Total(entry.provider)
-        self._totals[entry.provider] = total.plus(entry)
+    def _add(self, arrival: Arrival, facts: Mapping[str, Any], end: End) -> None:
+        now = self._clock()
+        self._turn(now)
+        closed = _Closed(arrival, facts, end, _reason(facts, end), max(0.0, now - arrival.at))
+        self._ended.append(closed)
+        self._totals.setdefault(arrival.provider, _Sum()).add(closed)
 
     def _turn(self, now: float) -> None:
         """Begin the totals anew on a new day."""
@@ -144,24 +180,29 @@ class Recorder:
             self._today = day
             self._totals.clear()
 
-    def _entry(self, arrival: Arrival, facts: Mapping[str, Any], end: End) -> state.Entry:
-        fault = _fault(end.fault)
-        if fault == CLIENT_LEFT and facts.get("finish"):
-            fault = None  # it had everything: clients close the connection at the last event
-        reason = _word(facts.get("reason")) or _word(facts.get("error")) or end.reason or fault
-        return state.Entry(
-            at=arrival.at,
-            client=client_name(arrival.user_agent),
-            outcome=_outcome(end, reason),
-            provider=arrival.provider,
-            operation=arrival.operation,
-            status=end.status,
-            reason=reason,
-            attempts=end.attempts,
-            first_byte=None if end.answered_at is None else max(0.0, end.answered_at - arrival.at),
-            duration=max(0.0, self._clock() - arrival.at),
-            **_told(facts),
-        )
+
+def _reason(facts: Mapping[str, Any], end: End) -> str | None:
+    fault = _fault(end.fault)
+    if fault == CLIENT_LEFT and facts.get("finish"):
+        fault = None  # it had everything: clients close the connection at the last event
+    return _word(facts.get("reason")) or _word(facts.get("error")) or end.reason or fault
+
+
+def _entry(closed: _Closed) -> state.Entry:
+    arrival, end = closed.arrival, closed.end
+    return state.Entry(
+        at=arrival.at,
+        client=client_name(arrival.user_agent),
+        outcome=state.Outcome(_outcome(end, closed.reason)),
+        provider=arrival.provider,
+        operation=arrival.operation,
+        status=end.status,
+        reason=closed.reason,
+        attempts=end.attempts,
+        first_byte=None if end.answered_at is None else max(0.0, end.answered_at - arrival.at),
+        duration=closed.duration,
+        **_told(closed.facts),
+    )
 
 
 def _under_way(known: _Open) -> state.Entry:
@@ -189,11 +230,12 @@ def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _outcome(end: End, reason: str | None) -> state.Outcome:
+def _outcome(end: End, reason: str | None) -> str:
+    """Return the word of `state.Outcome`: that is not loaded before somebody looks."""
     if reason == CLIENT_LEFT:
-        return state.Outcome.left
+        return "left"
     bad = end.status is None or end.status >= HTTPStatus.BAD_REQUEST or reason is not None
-    return state.Outcome.failed if bad else state.Outcome.ok
+    return "failed" if bad else "ok"
 
 
 def _fault(sentence: str | None) -> str | None:

@@ -134,7 +134,26 @@ class ReplayStream(StockStream):
     def _handle_event(self, event: events.Event) -> Steps[None]:
         if type(event) is ResponseData and self._sink is not None and self.server_state == self._streaming:
             return self._pass_on(event, self._sink)
-        return self._handle(event)
+        if isinstance(event, events.Wakeup):
+            steps = self._woken(event)
+        elif self._takes(event):
+            steps = super()._handle_event(event)
+        else:
+            steps = _nothing()
+        return self._outgoing(steps, timed=True)
+
+    def _takes(self, event: events.Event) -> bool:
+        """Tell whether *event* is of the attempt that runs; the server's get the id that the client's side knows."""
+        if self._control is None or not isinstance(event, _SERVER_EVENTS):
+            return True
+        if not self._alive or event.stream_id != self._upstream_id:
+            return False  # of an attempt that was given up
+        if isinstance(event, ResponseTrailers) and not self.flow.request.is_http2:
+            return False  # mitmproxy cannot send them over HTTP/1.1, and crashes (see `trailers`)
+        event.stream_id = self.stream_id
+        if self._since is not None and self.server_state != self.state_held:
+            self._since = clock()
+        return True
 
     def _pass_on(self, event: ResponseData, sink: Sink) -> Steps[None]:
         """Take the short way for a piece of a streamed answer, of which there are thousands, to the client alone."""
@@ -155,21 +174,6 @@ class ReplayStream(StockStream):
         assert self._since is not None
         assert self._patience is not None
         return self._wakeup is None or self._wakeup_due > self._since + self._patience
-
-    def _handle(self, event: events.Event) -> Steps[None]:
-        if isinstance(event, events.Wakeup):
-            yield from self._outgoing(self._woken(event))
-        else:
-            if isinstance(event, _SERVER_EVENTS) and self._control is not None:
-                if not self._alive or event.stream_id != self._upstream_id:
-                    return  # of an attempt that was given up
-                if isinstance(event, ResponseTrailers) and not self.flow.request.is_http2:
-                    return  # mitmproxy cannot send them over HTTP/1.1, and crashes (see `trailers`)
-                event.stream_id = self.stream_id
-                if self._since is not None and self.server_state != self.state_held:
-                    self._since = clock()
-            yield from self._outgoing(super()._handle_event(event))
-        yield from self._set_wakeup()
 
     def start_response_stream(self) -> Steps[None]:
         """Note where the pieces go, and how much silence between them is waited for."""
@@ -198,14 +202,17 @@ class ReplayStream(StockStream):
         if not (isinstance(command, LimitWakeup) and command.owner is self):
             yield from self._outgoing(super().passthrough(event))
 
-    def _outgoing(self, steps: Steps[None]) -> Steps[None]:
-        """Run *steps*; what they send to the server gets the attempt's stream id and the secrets."""
+    def _outgoing(self, steps: Steps[None], *, timed: bool = False) -> Steps[None]:
+        """Run *steps*; what they send to the server gets the attempt's stream id and the secrets.
+
+        *timed*: see to it then that what is due is looked at.
+        """
         reply = None
         while True:
             try:
                 command = steps.send(reply)
             except StopIteration:
-                return
+                break
             control = self._control
             if control and isinstance(command, SendHttp) and command.connection is not self.context.client:
                 if isinstance(command.event, RequestTrailers) and command.connection.alpn not in MULTIPLEXED:
@@ -223,6 +230,8 @@ class ReplayStream(StockStream):
             elif isinstance(command, HttpRequestHeadersHook) and self._answered_early():
                 steps.close()
                 steps, reply = self._answer_early(), None
+        if timed and self._since is not None:
+            yield from self._set_wakeup()
 
     def _make_ready(self, command: SendHttp, control: Control) -> bool:
         """Give what goes to the server what the attempt has of its own; False where the secrets cannot be put in."""
@@ -586,8 +595,7 @@ class ReplayStream(StockStream):
 
     def _set_wakeup(self) -> Steps[None]:
         """Have one wakeup pending that comes no later than the first thing due; a later one is looked at then."""
-        if self._since is None:
-            return
+        assert self._since is not None
         now, limit, ping = clock(), self._limit(), self._ping_due()
         dues = [self._since + limit] if limit else []
         dues += [ping] if ping is not None else []
@@ -629,6 +637,10 @@ class ReplayStream(StockStream):
             yield from super().handle_protocol_error(failure)
         else:
             yield from self.handle_protocol_error(failure)
+
+
+def _nothing() -> Steps[None]:
+    yield from ()
 
 
 def _unlogged(steps: Steps[None]) -> Steps[None]:
