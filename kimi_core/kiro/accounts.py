@@ -103,6 +103,13 @@ class Accounts(Record):
                 return True
         return False
 
+    def alter(self, account_id: str, change: Callable[[Account], Account]) -> None:
+        """Put what *change* makes of that account in its place, if it is there."""
+        for position, old in enumerate(self.accounts):
+            if old.id == account_id:
+                self.accounts[position] = change(old)
+                return
+
     def upsert(self, new: Account, *, clock: Callable[[], float] = time.time) -> Account:
         """Add *new*, or give its login to the account that it is the same as; return what is stored now.
 

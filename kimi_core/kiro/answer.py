@@ -37,9 +37,9 @@ FINISH_REASONS = {
 """Kiro's stop reason -> finish_reason; END_TURN, TOOL_USE and new ones say `tool_calls` after a call, else `stop`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AnswerOptions:
-    """What the request wants of its answer, and what is known of its model.
+    """What the request wants of its answer, and what is known of its model; not altered once it is made.
 
     `window`: maxInputTokens of the serving model, None where unknown. `prompt_tokens`: the caller's estimate of the
     request, used where the service says nothing. `count`: estimated tokens of a text, additive over its pieces.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import secrets
 import uuid
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -20,7 +21,6 @@ from kimi_core.errors import AuthUnavailable, KimiMitmError, StoreError
 from kimi_core.exchange import Attempt, Headers
 from kimi_core.kiro import health, profile
 from kimi_core.kiro.accounts import Account
-from kimi_core.kiro.health import Event
 from kimi_core.kiro.profile import Place
 from kimi_core.kiro.request import Translated
 from kimi_core.kiro.service import Service
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 TRIES = 3  # attempts under one invocation id: what the official clients say of themselves (max=3, kiro.md §3.2)
 KEPT_TARGETS = 16  # origins: two hosts in two regions, or what the environment says
+ID_BYTES = 16  # of chance, as a UUID has
 _LABEL = re.compile(r"[^\x21-\x7e]+")
 
 
@@ -69,7 +70,7 @@ class Attempts:
     def __init__(self, service: Service, translated: Translated, conversation: str, deadline: float) -> None:
         self.account: Account | None = None
         """The account that is asked now."""
-        self.id = str(uuid.uuid4())
+        self.id = secrets.token_hex(ID_BYTES)
         """Names the answer to the client; the service is never told."""
         self._service = service
         self._translated = translated
@@ -109,8 +110,7 @@ class Attempts:
         place = self._place
         stayed = self._service.conversations.get(self._conversation) == account.id
         self._service.conversations.bind(self._conversation, account.id)
-        self._service.note(account.id, Event.served)
-        self._service.change(account.id, lambda stored: profile.remembered(stored, place))
+        self._service.served(account.id, place)
         if not stayed:  # what goes on where it was says nothing against the account that the user has chosen since
             self._service.activate(account.id)
         self._service.want_models(account.id)

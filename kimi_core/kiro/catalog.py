@@ -66,15 +66,22 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """Models in the service's order; `fetched_at` in unix seconds, None = never: the fallback list."""
+    """Models in the service's order; `fetched_at` in unix seconds, None = never: the fallback list.
+
+    `by_id` has the same models by their ids; where two have one id, the first.
+    """
 
     models: tuple[ModelInfo, ...] = ()
     default: str = DEFAULT_MODEL
     fetched_at: float | None = None
+    by_id: Mapping[str, ModelInfo] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_id", {model.id: model for model in reversed(self.models)})
 
     def find(self, model_id: str) -> ModelInfo | None:
         """Return the model of exactly this id."""
-        return next((model for model in self.models if model.id == model_id), None)
+        return self.by_id.get(model_id)
 
     def resolve(self, wanted: str) -> tuple[str, ModelInfo | None]:
         """Return the id to send for a client's name of a model, and what is known of it.
@@ -87,8 +94,7 @@ class Catalog:
 
     def joined(self, other: Catalog) -> Catalog:
         """Return this list with the models of *other* behind its own: the next page, or another account's."""
-        known = {model.id for model in self.models}
-        more = tuple(model for model in other.models if model.id not in known)
+        more = tuple(model for model in other.models if model.id not in self.by_id)
         return replace(self, models=(self.models + more)[:MAX_MODELS])
 
     def to_json(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Mapping
@@ -18,16 +19,20 @@ DEFAULT_REGION = "us-east-1"
 REGIONS = (DEFAULT_REGION, "eu-central-1")  # where the API is served
 SERVED_FROM = {"us-": "us-east-1", "ap-": "us-east-1", "eu-": "eu-central-1"}  # prefix of a region -> API region
 
+KEPT_REGIONS = 64  # answers that are remembered, about one for each account
+
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]+)+-\d{1,2}")  # it becomes part of a host name that is sent a token
 _HOLE = "{region}"
 _ARN_REGION = 3  # arn:aws:codewhisperer:REGION:account:profile/id
 
 
+@functools.lru_cache(maxsize=KEPT_REGIONS)
 def api_region(region: str) -> str:
     """Return the region whose API serves *region*."""
     return next((home for prefix, home in SERVED_FROM.items() if region.startswith(prefix)), DEFAULT_REGION)
 
 
+@functools.lru_cache(maxsize=KEPT_REGIONS)
 def arn_region(arn: str) -> str | None:
     """Return the region that a profile ARN names, or None where it is no ARN."""
     parts = arn.split(":")

@@ -35,6 +35,7 @@ MAX_ERROR = 64 * 1024  # bytes of a JSON error document that are read; they are 
 MAX_PEEK = 256 * 1024  # bytes that show nothing after which an answer counts as begun all the same
 
 _LOG = logging.getLogger(__name__)
+_SILENT = (events.Ignored, events.Unknown)
 _DOCUMENT = b"{ \t\r\n"  # first bytes of a JSON document; none begins a frame, which would have at least 150 MB
 
 
@@ -218,7 +219,7 @@ class _Source:
 
 def _is_silent(event: events.Event) -> bool:
     """Tell whether *event* shows nothing to a client and ends nothing."""
-    return isinstance(event, events.Ignored | events.Unknown) or (isinstance(event, events.Text) and not event.content)
+    return isinstance(event, _SILENT) or (isinstance(event, events.Text) and not event.content)
 
 
 def _is_json(data: bytes) -> bool:

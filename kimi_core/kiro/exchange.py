@@ -7,6 +7,7 @@ soon as that has begun well, and from then on there is no further attempt; any o
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from kimi_core.conversation import conversation_key
 from kimi_core.errors import KimiMitmError, StoreError, UpstreamError
@@ -51,6 +52,14 @@ IGNORED = "x-kimi-mitm-ignored"
 SHARED_FAULT = frozenset({Kind.quota, Kind.rate, Kind.auth, Kind.suspended})  # what "no account is left" says better
 
 
+_options = lru_cache(maxsize=1)(RequestOptions)  # they are the same for every request
+
+
+@lru_cache(maxsize=1)
+def _limits(first_byte: float, idle: float) -> Limits:
+    return Limits(first_byte or None, idle or None, KEEP_ALIVE)
+
+
 class Silent(UpstreamError):
     """The service sent nothing more within the limit."""
 
@@ -68,7 +77,7 @@ class KiroExchange(Exchange):
     def __init__(self, service: Service, head: RequestHead, route: Route) -> None:
         settings = service.settings
         self.story = Story("kiro")
-        self.limits = Limits(settings.kiro_first_byte_timeout or None, settings.kiro_idle_timeout or None, KEEP_ALIVE)
+        self.limits = _limits(settings.kiro_first_byte_timeout, settings.kiro_idle_timeout)
         self.max_body = settings.kimi_max_body * MIB
         self.attempt = Attempt(
             head.method,
@@ -123,11 +132,7 @@ class KiroExchange(Exchange):
             model=self._model,
             identity_origin=service.origin,
             conversation_id=key.value,
-            options=RequestOptions(
-                reasoning=settings.kiro_reasoning,
-                forced_tools=settings.kiro_forced_tools,
-                max_weight=settings.kiro_max_weight,
-            ),
+            options=_options(settings.kiro_reasoning, settings.kiro_forced_tools, settings.kiro_max_weight),
             recall=service.turns.recall(key.value),
         )
         self.story.facts.update(self._translated.facts)

@@ -47,6 +47,7 @@ class Catalogs:
         self.document = Document(folder / FILE)
         self._tried: dict[str, float] = {}
         self._lists = self._load()
+        self._joined: dict[tuple[str, ...], Catalog] = {}  # of these accounts, for as long as no list changes
 
     def known(self, account_id: str) -> Catalog | None:
         """Return the list of one account, None where there was never one."""
@@ -54,8 +55,12 @@ class Catalogs:
 
     def joined(self, account_ids: Iterable[str]) -> Catalog:
         """Return the models of all these accounts, each once; the fallback list where none of theirs is known."""
-        lists = [found for account_id in account_ids if (found := self._lists.get(account_id))]
-        return reduce(Catalog.joined, lists) if lists else FALLBACK
+        known = tuple(account_id for account_id in account_ids if account_id in self._lists)
+        found = self._joined.get(known)
+        if found is None:
+            found = reduce(Catalog.joined, (self._lists[account_id] for account_id in known)) if known else FALLBACK
+            self._joined = {known: found}
+        return found
 
     def due(self, account_id: str, now: float) -> bool:
         """Tell whether it is time to ask for an account's list; a clock that was set back counts as time passed."""
@@ -71,12 +76,14 @@ class Catalogs:
         """
         self._tried[account_id] = now
         self._lists[account_id] = found = await ask()
+        self._joined = {}
         await self._keep(account_id, found)
         return found
 
     async def forget(self, account_ids: Iterable[str]) -> None:
         """Drop the lists of accounts that are gone."""
         gone = [account_id for account_id in account_ids if self._lists.pop(account_id, None)]
+        self._joined = {}
         await self._change(lambda lists: [lists.pop(account_id, None) for account_id in gone])
 
     async def _keep(self, account_id: str, catalog: Catalog) -> None:

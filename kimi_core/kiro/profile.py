@@ -7,7 +7,7 @@ the place (`verdict.Action.heal`), or where its host is not reached, the other o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -44,6 +44,12 @@ MATRIX: Mapping[Login, Mapping[Host, Profile]] = {
     "api_key": {"runtime": Profile.none, "q": Profile.none},
     "external_idp": {"runtime": Profile.own, "q": Profile.own},
 }
+_ARNS: Mapping[Profile, Callable[[Account], str | None]] = {
+    Profile.own: lambda account: account.profile_arn,
+    Profile.own_or_social: lambda account: account.profile_arn or SOCIAL_PROFILE,
+    Profile.builder: lambda _: BUILDER_PROFILE,
+    Profile.none: lambda _: None,
+}
 _LOGINS: Mapping[str, Login] = {
     "desktop": "social",
     "builder": "builder",
@@ -74,14 +80,7 @@ def login(account: Account) -> Login:
 
 def at(account: Account, host: Host) -> Place:
     """Return the account's place on *host*."""
-    arns: Mapping[Profile, str | None] = {
-        Profile.own: account.profile_arn,
-        Profile.own_or_social: account.profile_arn or SOCIAL_PROFILE,
-        Profile.builder: BUILDER_PROFILE,
-        Profile.none: None,
-    }
-    kind = login(account)
-    arn = arns[MATRIX[kind][host]] or None
+    arn = _ARNS[MATRIX[login(account)][host]](account) or None
     # a company's region of login says nothing about the region of its profile, which is the API's
     region = (arn_region(arn) if arn else None) or account.region
     return Place(host, api_region(region), arn)

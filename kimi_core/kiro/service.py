@@ -30,7 +30,7 @@ from kimi_core.kiro.health import Event, Obstacle, Outcome
 from kimi_core.kiro.identity import KiroIdentity
 from kimi_core.kiro.management import Caller
 from kimi_core.kiro.notebook import LINGER, Alteration, Notebook
-from kimi_core.kiro.profile import needs_discovery
+from kimi_core.kiro.profile import Place, needs_discovery, remembered
 from kimi_core.kiro.recall import TurnMemory
 from kimi_core.kiro.refusals import Suspended
 from kimi_core.kiro.stores import Surroundings
@@ -120,7 +120,7 @@ class Service:
             in_flight=self.in_flight,
             tried=tried,
             catalogs={
-                account.id: {model.id for model in known.models}
+                account.id: known.by_id.keys()
                 for account in stored.accounts
                 if (known := self.catalogs.known(account.id))
             },
@@ -151,7 +151,8 @@ class Service:
     def release(self, account_id: str) -> None:
         """Count it out again, and let one that waits try."""
         self.in_flight[account_id] -= 1
-        self.in_flight += Counter()  # drops what is zero
+        if self.in_flight[account_id] <= 0:
+            del self.in_flight[account_id]
         self._freed.set()
 
     def note(self, account_id: str, outcome: Outcome) -> None:
@@ -159,15 +160,14 @@ class Service:
         now = self.clock()
         self.change(account_id, lambda account: health.apply(account, outcome, now))
 
+    def served(self, account_id: str, place: Place) -> None:
+        """Store that an account has served, and where, beside the request."""
+        now = self.clock()
+        self.change(account_id, lambda account: remembered(health.apply(account, Event.served, now), place))
+
     def change(self, account_id: str, change: Callable[[Account], Account]) -> None:
         """Store a change of an account, beside the request."""
-
-        def alter(stored: Accounts) -> None:
-            account = stored.get(account_id)
-            if account is not None:
-                stored.put(change(account))
-
-        self._note(alter)
+        self._note(lambda stored: stored.alter(account_id, change))
 
     def spent(self, account_id: str, credits_: float) -> None:
         """Count what an answer cost, so that usage need not be asked for each time."""

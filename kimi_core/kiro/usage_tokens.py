@@ -19,6 +19,9 @@ OTHER_TOKENS = 0.75  # tokens per other character: between Cyrillic (about 0.5) 
 PERCENT = 100
 
 
+_NOTHING = TokenUsage()
+
+
 def estimate(text: str) -> float:
     """Return about how many tokens *text* is.
 
@@ -70,7 +73,7 @@ class Counter:
 
     def learn(self, tokens: TokenUsage) -> None:
         """Take exact counts; what a later event does not say stays as it was."""
-        known = astuple(self.exact or TokenUsage())
+        known = astuple(self.exact or _NOTHING)
         pairs = zip(known, astuple(tokens), strict=True)
         self.exact = TokenUsage(*(before if now is None else now for before, now in pairs))
 
@@ -80,7 +83,7 @@ class Counter:
 
     def usage(self) -> Usage:
         """Return the best that is known now."""
-        exact = self.exact or TokenUsage()
+        exact = self.exact or _NOTHING
         completion = math.ceil(self.written) if exact.output is None else exact.output
         cached, cache_written = exact.cache_read or 0, exact.cache_write or 0
         prompt = None if exact.uncached is None else exact.uncached + cached + cache_written

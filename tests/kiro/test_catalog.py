@@ -160,6 +160,7 @@ def test_the_first_of_two_counts_and_lists_are_bounded():
     more = Catalog((ModelInfo("x"), ModelInfo("m")))
     assert len(many.models) == len(many.joined(more).models) == MAX_MODELS
     assert twice.joined(more).models == (ModelInfo("m"), ModelInfo("x"))
+    assert Catalog((ModelInfo("m"), ModelInfo("m", "x"))).find("m") == ModelInfo("m")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,27 @@ async def test_the_union_of_accounts(tmp_path):
     assert lists.joined([]) is FALLBACK
 
 
+async def test_a_union_is_never_an_old_one(tmp_path):
+    """It is the same for as long as no list changes, and shows each change at once."""
+    lists = await kept(tmp_path)
+
+    def names():
+        return [model.id for model in lists.joined(["a1", "a2"]).models]
+
+    assert lists.joined(["a1", "a2"]) is lists.joined(["a1", "a2"])
+    assert names() == ["m1", "m2"]
+
+    async def ask():
+        return made("m9")
+
+    await lists.refresh("a2", ask, NOW)
+    assert names() == ["m1", "m2", "m9"]
+    await lists.refresh("a1", ask, NOW)
+    assert names() == ["m9"]
+    await lists.forget(["a1", "a2"])
+    assert lists.joined(["a1", "a2"]) is FALLBACK
+
+
 @pytest.mark.parametrize(
     "document",
     [
