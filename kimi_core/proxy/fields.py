@@ -1,15 +1,16 @@
 """The header fields of mitmproxy's messages: read, written, and found by an index.
 
-mitmproxy compares each field with what is asked for, at every question; a request is asked some fifty questions on its
-way. `Indexed` answers the same from a table that is made once for each state of the fields.
+mitmproxy makes the name of each field comparable anew at every question, and a request is asked some fifty questions on
+its way. `Indexed` answers the same from a list of names that is made once for each state of the fields: to look through
+two dozen names takes less than to make a table of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import lru_cache
+from itertools import compress
 from typing import Any, Self
 
 from mitmproxy import http
@@ -23,46 +24,42 @@ _LINE_ENDS = re.compile(r"[\r\n\0]+[ \t]*")  # within a value: a folded line, or
 
 
 class Indexed(http.Headers):
-    """mitmproxy's `Headers` with its answers, and with a table behind them.
+    """mitmproxy's `Headers` with its answers, found by a list of names.
 
     `fields` is a tuple, replaced as a whole by whoever changes anything: what was made of it is good for as long as it
     is the same one.
     """
 
     _known: Fields | None = None  # what the rest was made of
-    _names: Sequence[bytes] | None  # lower-cased, one for each field
-    _table: dict[bytes, bytes] | None  # lower-cased name -> its last value
-    _repeated: Collection[bytes]  # names that stand more than once
+    _names: list[bytes] | None  # lower-cased, one for each field
     _plain: Headers | None
 
     @classmethod
-    def of(cls, fields: Fields, names: Sequence[bytes] | None = None) -> Self:
+    def of(cls, fields: Fields, names: list[bytes] | None = None) -> Self:
         """Return headers of *fields*, which are bytes already (mitmproxy looks at each once more), of known *names*."""
         made = cls.__new__(cls)
-        vars(made).update(fields=fields, _known=fields, _repeated=(), _names=names, _table=None, _plain=None)
+        vars(made).update(fields=fields, _known=fields, _names=names, _plain=None)
         return made
 
     def get_all(self, name: str | bytes) -> list[str]:
         """Return the values of *name* in order."""
-        key = _key(name)
-        value = self._look().get(key)
-        if value is None:
-            return []
-        return super().get_all(name) if key in self._repeated else [value.decode("utf-8", "surrogateescape")]
+        key, found = _key(name), zip(self.names(), self.fields, strict=True)
+        return [value.decode("utf-8", "surrogateescape") for each, (_, value) in found if each == key]
 
     def get(self, key: str | bytes, default: Any = None) -> Any:
         """Return the values of *key*, folded into one, or *default*."""
-        name = _key(key)
-        value = self._look().get(name)
-        if value is None:
+        names, name = self.names(), _key(key)
+        if name not in names:
             return default
-        return super().get(key) if name in self._repeated else value.decode("utf-8", "surrogateescape")
+        if names.count(name) > 1:
+            return super().get(key)
+        return self.fields[names.index(name)][1].decode("utf-8", "surrogateescape")
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str | bytes) and _key(key) in self._look()
+        return isinstance(key, str | bytes) and _key(key) in self.names()
 
-    def names(self) -> Sequence[bytes]:
-        """Return the lower-cased name of each field."""
+    def names(self) -> list[bytes]:
+        """Return the lower-cased name of each field; the list is not to be changed."""
         if self._known is not self.fields:
             self._forget()
         if self._names is None:
@@ -82,32 +79,26 @@ class Indexed(http.Headers):
 
         That stands in the place and spelling of the first field of that name, at the end where there was none.
         """
-        left = {name.lower(): (name, value) for name, value in put.items()}
-        gone = {*gone, *left}  # but for the first of each
-        names: list[bytes] = []
-        fields: list[tuple[bytes, bytes]] = []
-        for name, field in zip(self.names(), self.fields, strict=True):
-            if name in left:
+        names, fields = list(self.names()), list(self.fields)
+        new = {name.lower(): (name, value) for name, value in put.items()}
+        gone = {*gone} - new.keys()
+        if not gone.isdisjoint(names):
+            fields = [field for name, field in zip(names, fields, strict=True) if name not in gone]
+            names = [name for name in names if name not in gone]
+        for name, pair in new.items():
+            if name not in names:
                 names.append(name)
-                fields.append((field[0], left.pop(name)[1]))
-            elif name not in gone:
-                names.append(name)
-                fields.append(field)
-        return self.of((*fields, *left.values()), [*names, *left])
-
-    def _look(self) -> dict[bytes, bytes]:
-        if self._known is not self.fields:
-            self._forget()
-        if self._table is None:
-            names = self.names()
-            self._table = dict(zip(names, [value for _, value in self.fields], strict=True))
-            if len(self._table) < len(names):
-                self._repeated = {name for name, times in Counter(names).items() if times > 1}
-        return self._table
+                fields.append(pair)
+                continue
+            first = names.index(name)
+            fields[first] = (fields[first][0], pair[1])
+            if names.count(name) > 1:
+                stays = [place == first or each != name for place, each in enumerate(names)]
+                names, fields = list(compress(names, stays)), list(compress(fields, stays))
+        return self.of(tuple(fields), names)
 
     def _forget(self) -> None:
-        self._known, self._repeated = self.fields, ()
-        self._names = self._table = self._plain = None
+        self._known, self._names, self._plain = self.fields, None, None
 
 
 def indexed(message: http.Message) -> Indexed:
