@@ -5,7 +5,8 @@ process is made here: it belongs to no terminal and no process group of its pare
 session, and outlives whoever started it, for a bounded time.
 
 Standard input brings the order as JSON; standard output says ``ready`` before anything is touched, and the outcome at
-the end, each a JSON line, neither to hold a secret: the parent reads the store.
+the end, each a JSON line, neither to hold a secret: the parent reads the store. Work that failed and must not be given
+up all the same says so before it goes on: nobody waits for it any longer.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ CREATE_NEW_PROCESS_GROUP = 0x200  # the numbers of subprocess, which has them on
 DETACHED_PROCESS = 0x8
 SUPERVISOR = "detached-work"  # name of the threads that wait for a process
 READY = {"ready": True}
+AFTERLIFE = 3600.0  # seconds that work may go on after its outcome was told: what fills a disk may last
 BOOT = (  # without click, httpx leaves out its own command line, with rich and pygments: a third of all imports here
     "import importlib, sys; module, root = sys.argv[1:]; root in sys.path or sys.path.insert(0, root); "
     "sys.modules['click'] = None; importlib.import_module(module).main()"
@@ -46,6 +48,10 @@ ERRORS: Mapping[str, type[KimiMitmError]] = {
     kind.code: kind
     for kind in (NotLoggedIn, LoginDead, AuthUnavailable, StoreDamaged, StoreBusy, StoreError, ConfigError)
 }
+
+
+type Tell = Callable[[KimiMitmError], None]
+"""Says that the work has failed, so that nobody waits for it; it goes on."""
 
 
 class NotStarted(Exception):
@@ -67,22 +73,28 @@ async def run(module: str, order: Mapping[str, Any], errors: Mapping[str, type[K
     return outcome["outcome"]
 
 
-def serve(work: Callable[[dict[str, Any]], Awaitable[Any]], lifetime: float) -> None:
-    """Be the process: read the order, do *work* on it, say how it went. Ends by itself within *lifetime* seconds."""
+def serve(work: Callable[[dict[str, Any], Tell], Awaitable[Any]], lifetime: float) -> None:
+    """Be the process: read the order, do *work* on it, say how it went.
+
+    Ends by itself within *lifetime* seconds, or within `AFTERLIFE` after *work* has told that it failed.
+    """
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    watchdog = threading.Timer(lifetime, os._exit, (1,))
-    watchdog.daemon = True
-    watchdog.start()
+    watchdog = _watchdog(lifetime)
     order = sys.stdin.buffer.read()
     if not order:  # the parent died before it could say what to do
         return
     spec = json.loads(order)
     _say(READY)
 
+    def tell(error: KimiMitmError) -> None:
+        _watchdog(AFTERLIFE)
+        watchdog.cancel()
+        _say({"error": error.code, "message": str(error)})
+
     async def done() -> Any:
-        return await work(spec)
+        return await work(spec, tell)
 
     try:
         outcome = asyncio.run(done())
@@ -90,6 +102,14 @@ def serve(work: Callable[[dict[str, Any]], Awaitable[Any]], lifetime: float) -> 
         _say({"error": error.code, "message": str(error)})
     else:
         _say({"outcome": outcome})
+
+
+def _watchdog(seconds: float) -> threading.Timer:
+    """End this process after so many seconds, whatever it is doing."""
+    watchdog = threading.Timer(seconds, os._exit, (1,))
+    watchdog.daemon = True
+    watchdog.start()
+    return watchdog
 
 
 def independent(system: str = os.name) -> dict[str, Any]:
@@ -106,19 +126,34 @@ async def _supervised(module: str, order: Mapping[str, Any]) -> list[dict[str, A
     process = _start(module)
 
     def wait() -> None:
-        output, _ = process.communicate(json.dumps(dict(order)).encode())
+        lines = _talk(process, json.dumps(dict(order)).encode())
         with contextlib.suppress(RuntimeError):  # the loop is gone, and with it whoever waited
-            loop.call_soon_threadsafe(_settle, result, output)
+            loop.call_soon_threadsafe(_settle, result, lines)
+        process.wait()
 
     # a thread that nobody joins: asyncio's own subprocesses are killed, and executors waited for, when a loop ends
     threading.Thread(target=wait, name=SUPERVISOR, daemon=True).start()
     return await result
 
 
-def _settle(result: asyncio.Future[list[dict[str, Any]]], output: bytes) -> None:
+def _talk(process: subprocess.Popen[bytes], order: bytes) -> list[dict[str, Any]]:
+    """Give the process its order, and return what it says up to its outcome."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(OSError), process.stdin as given:  # one that is gone has said so by saying nothing
+        given.write(order)
+    lines = []
+    with process.stdout as output:
+        for line in filter(None, map(_said, output)):
+            lines.append(line)
+            if line.keys() & {"outcome", "error"}:
+                break
+    return lines
+
+
+def _settle(result: asyncio.Future[list[dict[str, Any]]], lines: list[dict[str, Any]]) -> None:
     if result.cancelled():
         return
-    lines = [line for line in map(_said, output.splitlines()) if line]
     if lines[:1] == [READY]:
         result.set_result(lines)
     else:

@@ -32,7 +32,7 @@ POLL = 0.05  # seconds between two tries for the lock; filelock's own default
 REPLACE_PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)  # Windows refuses a rename while a reader has the file open
 LEFTOVER_AGE = 3600.0  # seconds after which a temporary file belongs to a writer that is no more
 SETTLED = 20_000_000  # ns; a file changed later than this ago may change again without another time on it
-HEADROOM = 4096  # bytes by which a document may grow between `probe` and `write`
+HEADROOM = 4096  # bytes by which a document may grow between `reserve` and `write`
 
 
 def data_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -60,6 +60,7 @@ class Document:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._reserved: Path | None = None
 
     def __repr__(self) -> str:
         return f"Document({str(self.path)!r})"
@@ -101,16 +102,33 @@ class Document:
             try:
                 self._replace(temporary)
             except BaseException:
-                temporary.unlink(missing_ok=True)
+                self._drop(temporary)
                 raise
+            self._reserved = None
             _sync_folder(self.path.parent)
 
     def probe(self) -> None:
-        """Raise StoreError if a `write` would fail now. To be asked before something is spent that must be kept."""
+        """Raise StoreError if a `write` would fail now."""
+        self.reserve()
+        self.release()
+
+    def reserve(self) -> None:
+        """Take the room for the next `write`, or raise StoreError. For what is spent then, and must be kept.
+
+        A disk that others fill meanwhile has room for that write all the same. `release` gives back what is not used.
+        """
+        self.release()
         with self._mapped("written"):
             self._prepare()
             size = len(self._raw() or b"") + HEADROOM
-            self._temporary(b"\0" * size).unlink()
+            self._reserved = self._temporary(os.urandom(size))  # what a file system cannot make smaller
+
+    def release(self) -> None:
+        """Give back what `reserve` took and no `write` has used."""
+        reserved, self._reserved = self._reserved, None
+        if reserved is not None:
+            with contextlib.suppress(OSError):  # it is swept with the others then
+                reserved.unlink()
 
     def put_aside(self) -> Path:
         """Rename the file to ``<name>.damaged-<UTC time>`` and return that path. Raises StoreError if it is gone."""
@@ -203,16 +221,30 @@ class Document:
             folder.chmod(stat.S_IRWXU)
 
     def _temporary(self, content: bytes) -> Path:
-        handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)  # 0600
+        """Return a file with *content*, which is on disk: what was reserved, else a new one."""
+        temporary = self._reserved or self._new()
         try:
-            with os.fdopen(handle, "wb") as file:
+            with temporary.open("r+b") as file:
                 file.write(content)
+                file.truncate()
                 file.flush()
                 os.fsync(file.fileno())
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            self._drop(temporary)
             raise
+        return temporary
+
+    def _new(self) -> Path:
+        handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", suffix=".tmp", dir=self.path.parent)  # 0600
+        os.close(handle)
         return Path(name)
+
+    def _drop(self, temporary: Path) -> None:
+        """Delete what could not be written; what was reserved is kept for the next try, unless it is gone."""
+        if temporary != self._reserved:
+            temporary.unlink(missing_ok=True)
+        elif not temporary.exists():
+            self._reserved = None
 
     def _replace(self, temporary: Path) -> None:
         for pause in REPLACE_PAUSES:

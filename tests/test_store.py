@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -31,7 +33,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def no_space(*_args: object) -> None:
+def no_space(*_args: object, **_more: object) -> None:
     """Fail as a full disk does."""
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -185,6 +187,90 @@ def test_a_probe_tells_beforehand_that_a_write_would_fail(document: Document, mo
     monkeypatch.setattr("os.fsync", no_space)
     with pytest.raises(StoreError, match="No space left"):
         document.probe()
+
+
+def folder_of(document: Document) -> list[str]:
+    """Return what lies beside a document."""
+    return sorted(path.name for path in document.path.parent.iterdir())
+
+
+def test_room_that_was_taken_is_there_for_the_write(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that others fill meanwhile has none for a new file, and none is needed; once."""
+    document.write({"old": 1})
+    document.reserve()
+    (beside,) = [name for name in folder_of(document) if name != "fake.json"]
+    assert document.path.with_name(beside).stat().st_size > document.path.stat().st_size
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.mkstemp", no_space)
+        document.write({"new": 1})
+        with pytest.raises(StoreError, match="No space left"):
+            document.write({"newer": 1})
+    assert document.read() == {"new": 1}
+    assert folder_of(document) == ["fake.json"]
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace"])
+def test_room_that_was_taken_outlives_a_failed_write(
+    document: Document, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Whatever of it fails: the old document stays as it is, and the next try has the room."""
+    document.write({"old": 1})
+    document.reserve()
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(step, no_space)
+            with pytest.raises(StoreError, match="No space left"):
+                document.write({"new": 1})
+        assert document.read() == {"old": 1}
+        assert len(folder_of(document)) == 2
+    monkeypatch.setattr("tempfile.mkstemp", no_space)
+    document.write({"new": 1})
+    assert document.read() == {"new": 1}
+    assert folder_of(document) == ["fake.json"]
+
+
+def test_room_that_is_gone_is_not_looked_for_twice(document: Document) -> None:
+    """Somebody has cleaned up: one try fails, the next makes a file of its own."""
+    document.write({"old": 1})
+    document.reserve()
+    for path in document.path.parent.glob(".fake.json.*"):
+        path.unlink()
+    with pytest.raises(StoreError):
+        document.write({"new": 1})
+    document.write({"new": 1})
+    assert document.read() == {"new": 1}
+
+
+def test_room_is_given_back(document: Document) -> None:
+    """By who does not need it, at any time and any number of times; taking it twice takes it once."""
+    document.release()
+    for _ in range(2):
+        document.reserve()
+    assert len(folder_of(document)) == 1
+    for path in document.path.parent.iterdir():
+        path.unlink()
+    document.release()
+    document.reserve()
+    document.release()
+    assert folder_of(document) == []
+
+
+@posix
+def test_a_limit_on_files_leaves_the_old_document(document: Document) -> None:
+    """A process that may write no more (EFBIG) neither cuts nor loses what is stored."""
+    document.write({"old": "x" * 2000})
+    script = (
+        "import resource, sys; from pathlib import Path; from kimi_core.store import Document\n"
+        "document = Document(Path(sys.argv[1])); document.reserve()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try: document.write({'new': 'x' * 3000})\n"
+        "except Exception as error: print(type(error).__name__)\n"
+        "document.release()"
+    )
+    done = subprocess.run([sys.executable, "-c", script, document.path], capture_output=True, check=True, timeout=60)
+    assert done.stdout.split() == [b"StoreError"]
+    assert document.read() == {"old": "x" * 2000}
+    assert folder_of(document) == ["fake.json"]
 
 
 @pytest.mark.parametrize(("refusals", "written"), [(1, True), (len(REPLACE_PAUSES), True), (99, False)])

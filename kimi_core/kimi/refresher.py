@@ -53,9 +53,9 @@ def http_refresh(job: Job) -> Refresh:
 def main() -> None:
     """Be the process that does one job."""
 
-    async def work(order: dict[str, Any]) -> str:
+    async def work(order: dict[str, Any], tell: detached.Tell) -> str:
         job = Job.from_json(order)
-        return await rotate(job, http_refresh(job))
+        return await rotate(job, http_refresh(job), tell=tell)
 
     detached.serve(work, LIFETIME)
 

@@ -4,12 +4,13 @@ The order is what keeps a login alive when refresh tokens rotate (design §6, ki
 
     lock ─ read ─ newer than what the caller knew? ── yes ─> nothing to do: "adopted"
                   └ marked as rejected? ───────────── yes ─> LoginDead
-                  └ can the folder be written to? ─── no ──> StoreError, nothing is spent
+                  └ can room be taken for its heir? ─ no ──> StoreError, nothing is spent
                   └ refresh ─ rejected ─> wait, read again ─ changed? ─> start over once
                             │                              └ else mark it, LoginDead
                             └ granted ─> write, fsync, rename ─> "refreshed"
 
-A failure leaves the file as it was. Nothing here talks HTTP: the refresh itself is given.
+A failure leaves the file as it was. Where the successor cannot be written all the same, those who wait are told, and it
+is kept, under the lock, until it can be: the old token is spent. Nothing here talks HTTP: the refresh itself is given.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kimi_core.detached import Tell
 from kimi_core.errors import LoginDead, NotLoggedIn, StoreDamaged, StoreError
 from kimi_core.exchange import Headers
 from kimi_core.kimi.constants import Site
@@ -30,6 +33,7 @@ from kimi_core.tokens import OAuthToken, digest
 LOCK_WAIT = 100.0  # seconds; one holder needs 3 tries of 30 s, 1 + 2 s between them and 1 s after a rejection at most
 SECOND_LOOK = 1.0  # seconds after a rejection until the file is read again, as in kimi-cli
 WRITE_PAUSES = (0.5, 1.0, 2.0)  # seconds between tries to store a token that exists nowhere else
+NEXT_LOOK = 5.0  # seconds between further ones, of which nobody waits for the end
 
 type Sleep = Callable[[float], Awaitable[object]]
 type Refresh = Callable[[OAuthToken], Awaitable[OAuthToken]]
@@ -84,41 +88,60 @@ async def rotate(
     clock: Callable[[], float] = time.time,
     sleep: Sleep = asyncio.sleep,
     lock_wait: float = LOCK_WAIT,
+    tell: Tell | None = None,
 ) -> str:
     """Do *job*; return "adopted" or "refreshed" once a token that serves it is on disk.
 
+    A new token that cannot be stored is a StoreError; with *tell* that is told, and the token kept until it can be.
     Raises NotLoggedIn, LoginDead, StoreDamaged, StoreBusy, StoreError, and what *refresh* raises.
     """
     login = StoredLogin(job.folder, job.site.slot)
     async with login.document.alock(lock_wait, sleep=sleep):
-        token = _stored(login)
-        rejected: OAuthToken | None = None
-        while not job.done_by(token, clock()):
-            if login.held_back(token, clock()):
-                raise LoginDead(REJECTED)
-            login.document.probe()
-            try:
-                new = await refresh(token)
-            except LoginDead:
-                await sleep(SECOND_LOOK)
-                found = _stored(login)
-                if rejected is not None or found.refresh_token == token.refresh_token:
-                    login.reject(token, clock())
-                    raise
-                rejected, token = token, found
-            else:
-                return await _store(login, token, new, sleep)
+        try:
+            return await _rotate(job, login, refresh, clock, sleep, tell)
+        finally:
+            login.document.release()
+
+
+async def _rotate(
+    job: Job, login: StoredLogin, refresh: Refresh, clock: Callable[[], float], sleep: Sleep, tell: Tell | None
+) -> str:
+    token = _stored(login)
+    rejected: OAuthToken | None = None
+    while not job.done_by(token, clock()):
+        if login.held_back(token, clock()):
+            raise LoginDead(REJECTED)
+        login.document.reserve()
+        try:
+            new = await refresh(token)
+        except LoginDead:
+            await sleep(SECOND_LOOK)
+            found = _stored(login)
+            if rejected is not None or found.refresh_token == token.refresh_token:
+                login.reject(token, clock())
+                raise
+            rejected, token = token, found
+        else:
+            return await _store(login, token, new, sleep, tell)
     return "adopted"
 
 
-async def _store(login: StoredLogin, old: OAuthToken, new: OAuthToken, sleep: Sleep) -> str:
-    """Put *new* on disk; a disk that fails is given a moment, for the old token is spent."""
+async def _store(login: StoredLogin, old: OAuthToken, new: OAuthToken, sleep: Sleep, tell: Tell | None) -> str:
+    """Put *new* on disk; a disk that fails is given a moment, and where nobody waits any time, for the old is spent."""
     for pause in WRITE_PAUSES:
-        try:
+        with suppress(StoreError):
             return _replace(login, old, new)
-        except StoreError:
-            await sleep(pause)
-    return _replace(login, old, new)
+        await sleep(pause)
+    try:
+        return _replace(login, old, new)
+    except StoreError as error:
+        if tell is None:
+            raise
+        tell(error)
+    while True:  # whoever can be told has an end of its own
+        await sleep(NEXT_LOOK)
+        with suppress(StoreError):
+            return _replace(login, old, new)
 
 
 def _stored(login: StoredLogin) -> OAuthToken:

@@ -228,6 +228,7 @@ class Tokens:
             told = account.state != "ok" or (rejected is None and account.remaining(self._clock()) > 0)
             if account.held_back and told and not insist and not job.done_by(account, self._clock()):
                 raise AccountDead(REJECTED)
+            self.registry.document.probe()  # a full disk is told at once, whoever has the lock
             await self._refresher(job)
             self._next_try.pop(account_id, None)
             return self._stored(account_id)

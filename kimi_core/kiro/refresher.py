@@ -53,8 +53,9 @@ def http_refresh(job: Job) -> Refresh:
 def main() -> None:
     """Be the process that does one job."""
 
-    async def work(order: dict[str, Any]) -> str:
-        return await in_process(Job.from_json(order))
+    async def work(order: dict[str, Any], tell: detached.Tell) -> str:
+        job = Job.from_json(order)
+        return await do(job, http_refresh(job), tell=tell)
 
     detached.serve(work, LIFETIME)
 

@@ -4,13 +4,15 @@ The order is what keeps an account alive when refresh tokens rotate (kiro.md §7
 
     the account's lock ─ read ─ newer than what the caller knew? ── yes ─> nothing to do: "adopted"
                                 └ turned down before? ───────────── yes ─> AccountDead
-                                └ can the document be written? ──── no ──> StoreError, nothing is spent
+                                └ can room be taken for its heir? ─ no ──> StoreError, nothing is spent
                                 └ refresh ─ rejected ─> wait, read again ─ changed? ─> start over once
                                           │                              └ else mark it, AccountDead
                                           └ granted ─> the document's lock, read, merge, write, rename ─> "refreshed"
 
-The lock is the account's own, so that a slow service holds up nobody else. A failure changes no token. A fork spends
-a token that another program had, once: its digest is remembered, and only a success makes or changes an account.
+The lock is the account's own, so that a slow service holds up nobody else. A failure changes no token. Where the
+successor cannot be written all the same, those who wait are told, and it is kept, under the lock, until it can be: the
+old token is spent. A fork spends a token that another program had, once: its digest is remembered, and only a success
+makes or changes an account.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kimi_core.detached import Tell
 from kimi_core.errors import LoginDead, StoreError
 from kimi_core.exchange import Headers
 from kimi_core.kiro import sources
@@ -39,6 +43,7 @@ LOCKS = "kiro-locks"  # folder of the locks, one per account or token
 LOCK_WAIT = 115.0  # seconds; a holder needs 3 tries of 30 s, 3 s between, 1 s after a rejection, and some for the disk
 SECOND_LOOK = 1.0  # seconds after a rejection until the account is read again
 WRITE_PAUSES = (0.5, 1.0, 2.0)  # seconds between tries to store a token that exists nowhere else
+NEXT_LOOK = 5.0  # seconds between further ones, of which nobody waits for the end
 REJECTED = "The login service no longer accepts this login."
 
 type Sleep = Callable[[float], Awaitable[object]]
@@ -95,27 +100,35 @@ async def do(
     sleep: Sleep = asyncio.sleep,
     around: Surroundings | None = None,
     lock_wait: float = LOCK_WAIT,
+    tell: Tell | None = None,
 ) -> str:
     """Do *job*; return "adopted" or "refreshed" for a rotation, the account's id for a fork.
 
+    A new pair that cannot be stored is a StoreError; with *tell* that is told, and the pair kept until it can be.
     Raises NoAccount, AccountDead, AccountsDamaged, StoreBusy, StoreError, and what *refresh* raises.
     """
-    work = _Work(job, refresh, clock, sleep, around or Surroundings())
+    work = _Work(job, refresh, clock, sleep, around or Surroundings(), tell)
     name = job.account_id or digest(str((job.candidate or {}).get("refresh_token")))
     lock = Document(job.folder / LOCKS / name)
     async with lock.alock(lock_wait, sleep=sleep):
-        return await (work.rotate(job.account_id) if job.account_id else work.fork())
+        try:
+            return await (work.rotate(job.account_id) if job.account_id else work.fork())
+        finally:
+            work.registry.document.release()
 
 
 class _Work:
     """One job, under its lock."""
 
-    def __init__(self, job: Job, refresh: Refresh, clock: Clock, sleep: Sleep, around: Surroundings) -> None:
+    def __init__(
+        self, job: Job, refresh: Refresh, clock: Clock, sleep: Sleep, around: Surroundings, tell: Tell | None
+    ) -> None:
         self.job = job
         self.refresh = refresh
         self.clock = clock
         self.sleep = sleep
         self.around = around
+        self.tell = tell
         self.registry = Registry(job.folder)
 
     async def rotate(self, account_id: str) -> str:
@@ -125,7 +138,7 @@ class _Work:
             if account.held_back and not self.job.insist:
                 await self.bury(stored, account, REJECTED)
                 raise AccountDead(REJECTED)
-            self.registry.document.probe()
+            self.registry.document.reserve()
             try:
                 new = await self.refresh(account)
             except LoginDead as error:
@@ -148,7 +161,7 @@ class _Work:
         own = next((account for account in accounts.accounts if mark in account.chain), None)
         if own is not None:
             return own.id
-        self.registry.document.probe()
+        self.registry.document.reserve()
         try:
             new = await self.refresh(candidate)
         except LoginDead as error:
@@ -188,13 +201,21 @@ class _Work:
         await self.registry.aupdate(change)
 
     async def keep[T](self, change: Callable[[Accounts], T]) -> T:
-        """Put a new pair on disk; a disk that fails is given a moment, for the old token is spent."""
+        """Put a new pair on disk; a disk that fails is given a moment, and where nobody waits any time."""
         for pause in WRITE_PAUSES:
-            try:
+            with suppress(StoreError):
                 return await self.registry.aupdate(change)
-            except StoreError:
-                await self.sleep(pause)
-        return await self.registry.aupdate(change)
+            await self.sleep(pause)
+        try:
+            return await self.registry.aupdate(change)
+        except StoreError as error:
+            if self.tell is None:
+                raise
+            self.tell(error)
+        while True:  # whoever can be told has an end of its own
+            await self.sleep(NEXT_LOOK)
+            with suppress(StoreError):
+                return await self.registry.aupdate(change)
 
 
 def _replace(accounts: Accounts, *, stored: Account, old: Account, new: Account) -> str:

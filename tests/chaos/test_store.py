@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -106,6 +107,29 @@ def test_where_nothing_can_be_stored_nothing_is_spent(sick, number):
     sick.ail()
     sick.well()
     assert (kimi.refreshes, aws.refreshes) == (before[0] + 1, before[1] + 1)
+
+
+def test_what_cannot_be_stored_any_more_is_kept_until_it_can(sick):
+    """The disk fails when the old tokens are spent: clients hear of it, and the new ones are used once it is back."""
+    kimi, aws = sick.world.kimi.oauth, sick.world.aws
+    kimi.reject_access()
+    for family in aws.families:
+        family.access.clear()
+    before = (kimi.refreshes, aws.refreshes)
+    stored = {path: path.read_bytes() for path in (sick.kimi_file, sick.kiro_file)}
+    sick.ail(late=errno.ENOSPC)
+    with ThreadPoolExecutor() as pool:
+        for answer in pool.map(lambda ask: ask(), (sick.kimi, sick.kiro)):
+            assert answer.status_code >= 400
+            assert error(answer)
+    assert (kimi.refreshes, aws.refreshes) == (before[0] + 1, before[1] + 1)
+    assert json.loads(sick.kimi_file.read_text()) == json.loads(stored[sick.kimi_file])
+    sick.ail()
+    sick.well()
+    assert (kimi.refreshes, aws.refreshes) == (before[0] + 1, before[1] + 1)
+    for path, content in stored.items():
+        assert path.read_bytes() != content
+        assert not [*path.parent.glob(f".{path.name}*")]
 
 
 DAMAGE = {

@@ -8,7 +8,6 @@ nothing else, where the program starts an interpreter: that takes so long that m
 """
 
 import asyncio
-import contextlib
 import importlib
 import json
 import os
@@ -42,18 +41,15 @@ class Forked:
     """Stands for the `subprocess.Popen` of `kimi_core.detached`: *nursery* forks the process."""
 
     def __init__(self, nursery, module):
-        theirs, self.order = os.pipe()
-        self.outcome, ours = os.pipe()
+        theirs, order = os.pipe()
+        outcome, ours = os.pipe()
+        self.stdin, self.stdout = os.fdopen(order, "wb"), os.fdopen(outcome, "rb")
         socket.send_fds(nursery, [module.encode()], [theirs, ours])
         os.close(theirs)
         os.close(ours)
 
-    def communicate(self, order):
-        """Write the order, and read to the end."""
-        with contextlib.suppress(BrokenPipeError), os.fdopen(self.order, "wb") as file:
-            file.write(order)
-        with os.fdopen(self.outcome, "rb") as file:
-            return file.read(), None
+    def wait(self):
+        """Return at once: nobody has to see to its end."""
 
 
 def nurse(asked):

@@ -111,13 +111,16 @@ def test_no_secret_is_given_to_or_taken_from_the_other_process(fake: FakeOAuth, 
             seen.extend([command, options])
             super().__init__(command, **options)
 
-        def communicate(self, *args: Any, **options: Any) -> Any:
-            result = super().communicate(*args, **options)
-            seen.extend([args, result])
-            return result
+    talk = detached._talk
+
+    def talked(process: subprocess.Popen[bytes], order: bytes) -> list[dict[str, Any]]:
+        said = talk(process, order)
+        seen.extend([order, said])
+        return said
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detached.subprocess, "Popen", Watched)
+        patch.setattr(detached, "_talk", talked)
         asyncio.run(in_child(job))
     assert fake.refreshes == 1
     assert "refreshed" in repr(seen)
@@ -239,6 +242,9 @@ class Standard:
             def start(self) -> None:
                 assert self.daemon
 
+            def cancel(_) -> None:  # noqa: N805 - of the timer
+                self.timers.remove(seconds)
+
         return Quiet()
 
 
@@ -270,6 +276,36 @@ def test_a_parent_that_is_gone_does_not_stop_the_process(
     token = login.token()
     assert token is not None
     assert fake.valid(token.access_token)
+
+
+def test_work_that_must_not_end_goes_on_once_it_has_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fails for those who wait, and then has as much time as what it waits for may take."""
+    standard = Standard(monkeypatch, b"{}")
+
+    async def work(_order: dict[str, Any], tell: detached.Tell) -> str:
+        tell(errors.StoreError("full"))
+        assert standard.timers == [detached.AFTERLIFE]
+        return "done at last"
+
+    detached.serve(work, 1.0)
+    assert [*map(list, standard.said)] == [["ready"], ["error", "message"], ["outcome"]]
+
+
+async def test_nobody_waits_for_work_that_has_told(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its caller hears at once, and the process lives on."""
+    boot = (
+        "import json, sys, time; sys.stdin.read(); print(json.dumps({'ready': True}));"
+        "print(json.dumps({'error': 'store_error', 'message': 'full'}), flush=True); time.sleep(60)"
+    )
+    monkeypatch.setattr(detached, "BOOT", boot)
+    made: list[subprocess.Popen[bytes]] = []
+    start = detached._start
+    monkeypatch.setattr(detached, "_start", lambda module: made.append(start(module)) or made[-1])
+    with pytest.raises(errors.StoreError, match="full"):
+        await in_child(job)
+    assert made[0].poll() is None
+    made[0].kill()
+    await asyncio.to_thread(supervisors_end)
 
 
 def test_a_process_without_orders_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

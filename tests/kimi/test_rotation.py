@@ -2,6 +2,7 @@
 
 import errno
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from kimi_core.errors import AuthUnavailable, LoginDead, NotLoggedIn, StoreBusy,
 from kimi_core.exchange import Headers
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.logins import REJECTION_LIFE, StoredLogin
-from kimi_core.kimi.rotation import LOCK_WAIT, SECOND_LOOK, WRITE_PAUSES, Job, rotate
+from kimi_core.kimi.rotation import LOCK_WAIT, NEXT_LOOK, SECOND_LOOK, WRITE_PAUSES, Job, rotate
 from kimi_core.tokens import OAuthToken, digest
 
 SITE = Site("kimi.test", "http://127.0.0.1:9", "http://127.0.0.1:9/coding/v1")
@@ -240,6 +241,64 @@ async def test_a_disk_that_fails_after_the_refresh_is_given_time(
         with pytest.raises(StoreError):
             await bench.rotate()
     assert bench.slept == list(WRITE_PAUSES[:failures])
+
+
+async def test_a_token_that_cannot_be_stored_is_kept_until_it_can(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits is told once, nobody else gets at the spent token meanwhile, and the successor is stored at last."""
+    bench.login.put(token(1, 1))
+    bench.answers = [token(2)]
+    told: list[str] = []
+    full = pytest.MonkeyPatch()
+    bench.meanwhile = lambda: full.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+
+    def wait() -> None:
+        assert bench.login.token() == token(1, 1)
+        with pytest.raises(StoreBusy), StoredLogin(bench.folder, SITE.slot).document.lock(0.0):
+            pass
+        if len(bench.slept) == len(WRITE_PAUSES) + 3:
+            full.undo()
+
+    bench.asleep = wait
+    job = Job(SITE, Headers(), {}, bench.folder)
+    done = await rotate(
+        job, bench.refresh, clock=lambda: NOW, sleep=bench.sleep, tell=lambda error: told.append(error.code)
+    )
+    assert done == "refreshed"
+    assert told == [StoreError.code]
+    assert bench.login.token() == token(2)
+    assert bench.slept == [*WRITE_PAUSES, *[NEXT_LOOK] * 3]
+
+
+async def test_a_new_login_ends_the_wait_for_room(bench: Bench) -> None:
+    """What the user has logged in with meanwhile is newer, and stays."""
+    bench.login.put(token(1, 1))
+    bench.answers = [token(2)]
+    full = pytest.MonkeyPatch()
+    bench.meanwhile = lambda: full.setattr(StoredLogin, "put", lambda *_: (_ for _ in ()).throw(StoreError("full")))
+
+    def wait() -> None:
+        if bench.slept[-1] == NEXT_LOOK:
+            full.undo()
+            bench.login.put(token(3))
+
+    bench.asleep = wait
+    job = Job(SITE, Headers(), {}, bench.folder)
+    done = await rotate(job, bench.refresh, clock=lambda: NOW, sleep=bench.sleep, tell=lambda _: None)
+    assert done == "adopted"
+    assert bench.login.token() == token(3)
+
+
+@pytest.mark.parametrize("answer", [token(2), AuthUnavailable("net"), LoginDead("dead")])
+async def test_room_is_left_as_it_was(bench: Bench, answer: OAuthToken | Exception) -> None:
+    """However a refresh ends, nothing lies about."""
+    bench.login.put(token(1, 1))
+    bench.answers = [answer]
+    bench.meanwhile = lambda: bench.answers.append(bench.answers[0])
+    with suppress(AuthUnavailable, LoginDead):
+        await bench.rotate()
+    assert not [*bench.folder.glob(".*")]
 
 
 def test_a_damaged_token_file_is_named_and_put_aside_by_the_next_login(bench: Bench) -> None:

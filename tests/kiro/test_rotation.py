@@ -15,7 +15,7 @@ from kimi_core.kiro.accounts import Accounts, Registry
 from kimi_core.kiro.auth_errors import AccountDead, NoAccount
 from kimi_core.kiro.constants import Endpoints
 from kimi_core.kiro.records import ForkRecord, Source
-from kimi_core.kiro.rotation import LOCKS, SECOND_LOOK, WRITE_PAUSES, Job, do
+from kimi_core.kiro.rotation import LOCKS, NEXT_LOOK, SECOND_LOOK, WRITE_PAUSES, Job, do
 from kimi_core.kiro.sync import Person, identify
 from kimi_core.store import Document
 from kimi_core.tokens import digest
@@ -254,6 +254,56 @@ async def test_a_disk_that_fails_is_given_a_moment(bench, monkeypatch):
     assert await bench.do(account_id=one.id) == "refreshed"
     assert bench.slept == list(WRITE_PAUSES)
     assert bench.get(one).refresh_token == "fake-refresh-2"
+
+
+@pytest.mark.parametrize("way", ["rotation", "fork"])
+async def test_a_pair_that_cannot_be_stored_is_kept_until_it_can(bench, monkeypatch, way):
+    """Who waits is told once, and the new pair is stored at last: the old one is spent."""
+    one = stored(bench.folder, account(left=-1))
+    bench.answers = [pair(2)]
+    told = []
+    full = pytest.MonkeyPatch()
+
+    def fail(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    bench.meanwhile = lambda: full.setattr("os.replace", fail)
+    bench.asleep = lambda: full.undo() if bench.slept.count(NEXT_LOOK) == 2 else None
+    fields = {"account_id": one.id} if way == "rotation" else {"candidate": account(number=7, left=-1).to_json()}
+    outcome = await do(
+        bench.job(**fields),
+        bench.refresh,
+        clock=lambda: NOW,
+        sleep=bench.sleep,
+        around=bench.around,
+        tell=lambda error: told.append(error.code),
+    )
+    assert told == [StoreError.code]
+    assert bench.slept == [*WRITE_PAUSES, NEXT_LOOK, NEXT_LOOK]
+    kept = bench.get(one) if way == "rotation" else bench.registry.load().get(outcome)
+    assert kept.refresh_token == "fake-refresh-2"
+    assert not [*bench.folder.glob(".*")]
+
+
+async def test_room_is_left_as_it_was(bench):
+    """A refresh that fails leaves nothing lying about, and one that nobody hears of raises."""
+    one = stored(bench.folder, account(left=-1))
+    bench.answers = [AuthUnavailable("net")]
+    with pytest.raises(AuthUnavailable):
+        await bench.do(account_id=one.id)
+    assert not [*bench.folder.glob(".*")]
+
+
+async def test_who_cannot_be_told_hears_by_an_exception(bench):
+    """A refresh in the proxy's own process does not wait for room."""
+    one = stored(bench.folder, account(left=-1))
+    bench.answers = [pair(2)]
+    full = pytest.MonkeyPatch()
+    bench.meanwhile = lambda: full.setattr(Document, "write", lambda *_: (_ for _ in ()).throw(StoreError("full")))
+    with pytest.raises(StoreError, match="full"):
+        await bench.do(account_id=one.id)
+    full.undo()
+    assert bench.slept == list(WRITE_PAUSES)
 
 
 @pytest.mark.parametrize("change", ["login", "removal"])
