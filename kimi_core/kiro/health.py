@@ -190,4 +190,4 @@ def _ms(seconds: float) -> int:
 
 
 def _with(account: Account, **fields: Any) -> Account:
-    return account.model_copy(update=fields)
+    return account.changed(**fields)

@@ -185,8 +185,9 @@ class KiroIdentity:
         None for none; *auth_method* is the account's.
         """
         call = {BEARER: bearer, ATTEMPT: f"attempt={attempt}; max=3", INVOCATION: invocation}
-        pairs = [(name, call.get(value, value)) for name, value in self._table(operation)]
-        out = Headers([(name, value) for name, value in pairs if value is not None])
+        out = Headers(
+            [(name, filled) for name, value in self._table(operation) if (filled := call.get(value, value)) is not None]
+        )
         everywhere = auth_method == "api_key" and operation != "refresh"
         more = LOGIN_FIELDS.get(auth_method) if everywhere or operation in SOME_OPERATIONS else None
         return out.plus(more) if more else out

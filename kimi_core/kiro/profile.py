@@ -100,7 +100,7 @@ def remembered(account: Account, place: Place) -> Account:
     """Return the account with *place* as the one that serves; the same one where it is known already."""
     if account.host_winner == place.host:
         return account
-    return account.model_copy(update={"host_winner": place.host})
+    return account.changed(host_winner=place.host)
 
 
 def needs_discovery(account: Account) -> bool:

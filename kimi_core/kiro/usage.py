@@ -112,7 +112,7 @@ def spent(account: Account, cost: float, now_ms: int) -> Account:
     known = account.usage
     if known is None or not 0 < cost < TOO_LARGE or (known.resets_at is not None and known.resets_at <= now_ms):
         return account
-    return account.model_copy(update={"usage": known.model_copy(update={"used": round(known.used + cost, 6)})})
+    return account.changed(usage=known.changed(used=round(known.used + cost, 6)))
 
 
 def _begun_anew(old: UsageRecord | None, new: Usage) -> bool:

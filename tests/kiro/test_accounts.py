@@ -330,6 +330,32 @@ def test_unknown_keys_survive_any_round_trip(outer, inner):
     assert {key: again["accounts"][0][key] for key in inner} == inner
 
 
+CHANGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "state": st.sampled_from(["ok", "needs_login", "suspended"]),
+        "last_error": st.none() | st.text(),
+        "last_used": st.integers(),
+        "usage": st.none() | st.just(UsageRecord(used=1.0)),
+    },
+)
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=3), CHANGES, CHANGES)
+def test_the_quick_copy_is_the_general_one(foreign, before, changes):
+    """Of any account, one that is not wholly understood too; and the account itself stays as it was."""
+    foreign = {key: value for key, value in foreign.items() if key not in Account.model_fields}
+    for odd in ({}, {"auth_method": "of-tomorrow"}):
+        one = Accounts.from_json({"accounts": [{"id": "a", **foreign, **before, **odd}]}, "here").accounts[0]
+        was = one.model_copy(deep=True)
+        quick, general = one.changed(**changes), one.model_copy(update=changes)
+        assert quick == general
+        assert quick.to_json() == general.to_json()
+        assert (quick.model_fields_set, quick.unknown) == (general.model_fields_set, general.unknown)
+        quick.model_extra["new"] = 1
+        assert (one, one.to_json(), one.model_fields_set) == (was, was.to_json(), was.model_fields_set)
+
+
 @given(JSON)
 def test_any_json_is_read_or_refused_by_name(data):
     """A document with anything in it is read, or refused as damaged; nothing else is raised."""
