@@ -149,7 +149,7 @@ class Kimi:
             token,
             memory=self.memory,
             options=self._body_options,
-            limits=Limits(self.settings.kimi_first_byte_timeout or None, self.settings.kimi_idle_timeout or None),
+            limits=self._limits,
             max_body=self.settings.kimi_max_body * MIB,
             client=head.headers,
             clock=self._clock,
@@ -226,6 +226,10 @@ class Kimi:
             return {}
         found = {name: headers.get(name) or "" for name in ("authorization", "x-api-key")}
         return {name: value for name, value in found.items() if value.removeprefix("Bearer ").startswith("sk-")}
+
+    @cached_property
+    def _limits(self) -> Limits:
+        return Limits(self.settings.kimi_first_byte_timeout or None, self.settings.kimi_idle_timeout or None)
 
     @cached_property
     def _body_options(self) -> rewriting.BodyOptions:

@@ -43,8 +43,9 @@ from kimi_core.proxy import (
     takeover,
     views,
 )
+from kimi_core.proxy.control import ExchangeControl
 from kimi_core.proxy.key import client_key
-from kimi_core.proxy.reception import Reception, control_of, mask
+from kimi_core.proxy.reception import Reception, mask
 from kimi_core.proxy.status import StatusPage
 from kimi_core.proxy.whereabouts import Whereabouts
 from kimi_core.store import data_dir
@@ -220,11 +221,11 @@ class KimiMitm:
 
     async def request(self, flow: http.HTTPFlow) -> None:
         """Have the body rewritten, after a look at whether a request to another OpenAI-style host is for us."""
-        self.reception.keep_private(flow)
-        if isinstance(replay.control_of(flow), takeover.ReadingControl):
+        control = self.reception.in_charge(flow)
+        if isinstance(control, takeover.ReadingControl):
             await self.reception.take_over(flow)
-        control = control_of(flow)
-        if control is None or flow.response or flow.error:
+            control = replay.control_of(flow)
+        if not isinstance(control, ExchangeControl) or flow.response or flow.error:
             return
         if control.buffers_body:
             await control.prepare(flow)
@@ -238,28 +239,26 @@ class KimiMitm:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """Let the answer stream."""
-        passing = replay.control_of(flow)
-        if isinstance(passing, native.NativeControl) and flow.response is not None:
-            passing.open_stream(flow.response)
-        control = control_of(flow)
+        control = replay.control_of(flow)
         if control is None or flow.response is None:
             return
-        mask(flow, control)
-        if flow.response.timestamp_end is None:
-            replay.guarded(None, control.open_stream, flow)
+        if isinstance(control, native.NativeControl):
+            control.open_stream(flow.response)
+        elif isinstance(control, ExchangeControl):
+            mask(flow, control)
+            if flow.response.timestamp_end is None:
+                replay.guarded(None, control.open_stream, flow)
 
     def response(self, flow: http.HTTPFlow) -> None:
         """Hand over what was collected, and finish the record of an exchange."""
-        self.reception.keep_private(flow)
-        control = control_of(flow)
-        if control is not None:
+        control = self.reception.in_charge(flow)
+        if isinstance(control, ExchangeControl):
             replay.guarded(None, control.collect, flow)
-        self.reception.finish(flow)
+        self.reception.finish(flow, control)
 
     def error(self, flow: http.HTTPFlow) -> None:
         """Finish the record of an exchange that was broken off."""
-        self.reception.keep_private(flow)
-        self.reception.finish(flow)
+        self.reception.finish(flow, self.reception.in_charge(flow))
 
     # --- parts ---------------------------------------------------------------------------------------------------
 

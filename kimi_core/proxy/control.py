@@ -9,7 +9,7 @@ from http import HTTPStatus
 from mitmproxy import connection, http
 
 from kimi_core.errors import BadRequest, Refused, Unforeseen
-from kimi_core.exchange import Answer, Exchange, Limits, Reply, RequestHead, Retry, Verdict
+from kimi_core.exchange import Answer, AnswerHead, Exchange, Limits, Reply, RequestHead, Retry, Verdict
 from kimi_core.proxy import guard, record, seal, sides
 from kimi_core.proxy.fields import indexed, set_headers
 from kimi_core.proxy.replay import Attempt, Broken, report
@@ -63,7 +63,8 @@ class ExchangeControl:
         self._record_limit = record_limit
         self._on_retry = on_retry
         self._held: http.Response | None = None
-        self._head: http.Response | None = None
+        self._response: http.Response | None = None  # whose first bytes decide
+        self._head: AnswerHead
         self._refusal: str | None = None
         self._client = client
         self._wire_type = ""
@@ -132,15 +133,16 @@ class ExchangeControl:
     def holds(self, flow: http.HTTPFlow, response: http.Response) -> bool:
         """Tell whether this answer is kept from the client until it is judged."""
         indexed(response)
-        if self.exchange.holds(seal.answer_head(response)):
+        self._response, self._head = response, seal.answer_head(response)
+        if self.exchange.holds(self._head):
             self._held = response
             return True
         return False
 
     def peeks(self, flow: http.HTTPFlow, response: http.Response) -> bool:
         """Tell whether the first bytes of this answer decide."""
-        self._head = response
-        return self.exchange.peek(seal.answer_head(response), b"", ended=False) is not True
+        assert response is self._response  # it was asked about a moment ago
+        return self.exchange.peek(self._head, b"", ended=False) is not True
 
     @property
     def peek_limit(self) -> int:
@@ -149,12 +151,11 @@ class ExchangeControl:
 
     def peek(self, flow: http.HTTPFlow, data: bytearray, ended: bool) -> bool | None:
         """Have the exchange judge the first bytes of an answer."""
-        assert self._head is not None
         encoding = self._head.headers.get("content-encoding")
         plain = decode(bytes(data), encoding, MAX_HELD) if encoding else data
-        verdict = self.exchange.peek(seal.answer_head(self._head), plain, ended=ended)
+        verdict = self.exchange.peek(self._head, plain, ended=ended)
         if verdict is False:
-            self._held = self._head
+            self._held = self._response
         return verdict
 
     async def judge(self, attempt: Attempt) -> None:

@@ -107,10 +107,15 @@ class Reception:
             flow.request.content = body
 
     @staticmethod
-    def keep_private(flow: http.HTTPFlow) -> None:
-        """Raise AddonHalt for the status page's own requests: addons after this one list, print and save flows."""
-        if isinstance(replay.control_of(flow), PageControl):
+    def in_charge(flow: http.HTTPFlow) -> replay.Control | None:
+        """Return the control of a flow.
+
+        Raises AddonHalt for the status page's own requests: addons after this one list, print and save flows.
+        """
+        control = replay.control_of(flow)
+        if isinstance(control, PageControl):
             raise AddonHalt
+        return control
 
     @staticmethod
     def answer(flow: http.HTTPFlow, reply: Reply) -> None:
@@ -123,13 +128,11 @@ class Reception:
         if reply.why:
             flow.comment = f"refused: {reply.why}"
 
-    def finish(self, flow: http.HTTPFlow) -> None:
+    def finish(self, flow: http.HTTPFlow, control: replay.Control | None) -> None:
         """Write the record of a flow that is over; what it tells is told once."""
-        passing = replay.control_of(flow)
-        if isinstance(passing, native.NativeControl):
-            passing.keep(flow)
-        control = control_of(flow)
-        if control is None or control.finished:
+        if isinstance(control, native.NativeControl):
+            control.keep(flow)
+        if not isinstance(control, ExchangeControl) or control.finished:
             return
         control.finished = True
         control.exchange.done()

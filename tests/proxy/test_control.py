@@ -277,14 +277,17 @@ def test_answers_can_be_judged_by_their_first_bytes():
     """Where the head does not tell, the exchange is asked with the first bytes; a failure is held like any other."""
     flow, control, _ = _control()
     response = _answered(flow)
+    assert not control.holds(flow, response)
     assert not control.peeks(flow, response)
     control.exchange.peeked = lambda data: None if len(data) < 2 else data == b"ok"
     assert control.peeks(flow, response)
     assert control.peek_limit == 10
     assert control.peek(flow, bytearray(b"o"), False) is None
     response.headers["content-encoding"] = "gzip"
+    assert not control.holds(flow, response)
     assert control.peek(flow, bytearray(gzip.compress(b"ok")), False) is True
     response.headers.pop("content-encoding")
+    assert not control.holds(flow, response)
     assert control.peek(flow, bytearray(b"ok"), False) is True
     assert control.peek(flow, bytearray(b"no"), True) is False
     control.open_stream(flow)
