@@ -108,9 +108,10 @@ class Document:
             _sync_folder(self.path.parent)
 
     def probe(self) -> None:
-        """Raise StoreError if a `write` would fail now."""
-        self.reserve()
-        self.release()
+        """Raise StoreError if a `write` would fail now; one whose room is taken would not."""
+        if self._reserved is None or not self._reserved.exists():
+            self.reserve()
+            self.release()
 
     def reserve(self) -> None:
         """Take the room for the next `write`, or raise StoreError. For what is spent then, and must be kept.

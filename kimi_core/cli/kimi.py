@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.text import Text
@@ -9,6 +10,7 @@ from rich.text import Text
 from kimi_core.blocks.kimi import BLOCK_NAMES, blocks
 from kimi_core.blocks.place import Block
 from kimi_core.cli.app import App
+from kimi_core.cli.keeping import kept
 from kimi_core.cli.kimi_views import USABLE, models_view, status_object, status_view, usage_view
 from kimi_core.cli.output import ExitCode, Report
 from kimi_core.cli.steps import Steps
@@ -62,6 +64,7 @@ class Kimi:
     async def login(self, app: App, steps: Steps, wish: Wish) -> None:
         """Run the device flow, store the login, then read the models; a failure of the latter loses nothing."""
         account = _account(app)
+        Document(account.session.status().path).probe()  # where it cannot be stored, that is said before it is approved
         async with app.configuration.outbound.client() as client:
             token = await device_flow(
                 client,
@@ -72,11 +75,16 @@ class Kimi:
                 clock=app.world.clock,
                 sleep=app.world.sleep,
             )
-        # from here to the end of `save` nothing awaits: Ctrl-C comes before the old login is touched, or after
-        put_aside = None
-        if (status := account.session.status()).state == "damaged":
-            put_aside = Document(status.path).put_aside()
-        steps.stored(account.session.save(token), put_aside)
+        aside: list[Path] = []
+
+        async def store() -> Path:  # awaits nothing: Ctrl-C comes before the old login is touched, or after
+            if (status := account.session.status()).state == "damaged":
+                Document(status.path).probe()  # a file that nothing could take the place of stays where it is
+                aside.append(Document(status.path).put_aside())
+            return account.session.save(token)
+
+        path = await kept(store, steps, app.world.sleep)
+        steps.stored(path, aside[0] if aside else None)
         catalog, problem = await _discover(account)
         lines = _blocks(app, catalog, wish.output_limit)
         steps.models([model.to_json() for model in catalog.models], lines, problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -10,6 +11,7 @@ from rich.text import Text
 from kimi_core.blocks.kiro import BLOCK_NAMES, blocks
 from kimi_core.blocks.place import Block
 from kimi_core.cli.app import App
+from kimi_core.cli.keeping import kept
 from kimi_core.cli.kiro_login import device, social
 from kimi_core.cli.kiro_service import each, learn, pick, remove, service_of, strategy
 from kimi_core.cli.kiro_views import (
@@ -65,11 +67,18 @@ class Kiro:
     async def login(self, app: App, steps: Steps, wish: Wish) -> None:
         """Log in, store the account, then learn whose it is and what it has; a failure of the latter loses nothing."""
         service = service_of(app)
-        account = await (social if wish.social else device)(app, service, steps, wish)
-        stored, put_aside = await service.registry.aupdate_or_begin(
-            lambda now: now.upsert(account, clock=app.world.clock)
-        )
-        steps.stored(service.registry.document.path, put_aside)
+        document = service.registry.document
+        document.reserve()  # where it cannot be stored, that is said before anything is approved
+        try:
+            account = await (social if wish.social else device)(app, service, steps, wish)
+
+            async def store() -> tuple[Account, Path | None]:
+                return await service.registry.aupdate_or_begin(lambda now: now.upsert(account, clock=app.world.clock))
+
+            stored, put_aside = await kept(store, steps, app.world.sleep)
+        finally:
+            document.release()
+        steps.stored(document.path, put_aside)
         problem = await learn(service, stored.id)
         catalog = service.catalog()
         lines = _blocks(app, service, catalog, wish.output_limit)

@@ -46,7 +46,8 @@ def login(app: App, provider: str, *, no_browser: bool, **wishes: Any) -> ExitCo
     The page can be approved on any machine: none of this needs a browser or a screen here. A login that is stored
     already stays in use until the new one is approved and stored.
 
-    With --json: one object a line; its `event` is code, page, waiting, slow_down, approved, stored, models or error.
+    With --json: one object a line; its `event` is code, page, waiting, slow_down, unstored, approved, stored, models or
+    error.
     """
     wish = Wish(**wishes)
     wish.check(provider, PROVIDERS[provider].wishes)

@@ -17,7 +17,7 @@ from kimi_core.blocks.place import Block
 from kimi_core.cli import formats
 from kimi_core.cli.output import Output, error_object
 from kimi_core.device_flow import DeviceCode
-from kimi_core.errors import KimiMitmError
+from kimi_core.errors import KimiMitmError, StoreError
 
 QR_BORDER = 2  # modules; cameras do with less than the standard's four, and small terminals need it
 HEARTBEAT = 10.0  # seconds between two "waiting" lines in JSON
@@ -59,6 +59,11 @@ class Steps(AbstractContextManager["Steps"]):
         self._show_page(url, paste=paste)
         if self._open_browser and not paste:
             self._open_browser(url)
+
+    def unstored(self, problem: StoreError) -> None:
+        """Tell that the login was approved but cannot be stored yet, because of *problem*."""
+        self._settle()
+        self.out.warn(f"The login is approved, but not stored yet: {problem.sentence} This is tried until it works.")
 
     def stored(self, path: Path, put_aside: Path | None) -> None:
         """Tell that the login is on disk; *put_aside* is where a damaged file that was in its place went."""
@@ -137,9 +142,13 @@ class TerminalSteps(Steps):
 
 
 class JsonSteps(Steps):
-    """One JSON object a line, each with an `event`: code, page, waiting, slow_down, approved, stored, models."""
+    """One JSON object a line, with an `event`: code, page, waiting, slow_down, unstored, approved, stored, models."""
 
     _told = float("inf")
+
+    def unstored(self, problem: StoreError) -> None:
+        """Tell that the login was approved, and what keeps it from being stored."""
+        self.out.emit({"event": "unstored", "problem": error_object(problem)})
 
     def stored(self, path: Path, put_aside: Path | None) -> None:
         """Tell that the login was approved, and that it is on disk."""

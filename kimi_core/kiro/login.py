@@ -29,7 +29,7 @@ from kimi_core.device_flow import (
     printable,
     undecided,
 )
-from kimi_core.errors import ConfigError, LoginError, LoginExpired, StoreDamaged
+from kimi_core.errors import ConfigError, LoginError, LoginExpired, StoreBusy, StoreDamaged
 from kimi_core.exchange import Headers
 from kimi_core.kiro.accounts import Account, Registry, new_id
 from kimi_core.kiro.auth_errors import CodeExpired
@@ -148,7 +148,8 @@ def _registered(sso: Sso, region: str) -> Registration | None:
 async def register(sso: Sso, region: str) -> Registration:
     """Register this program with the SSO service of *region* and store the registration. Raises LoginError.
 
-    A damaged document stays as it is until the login is approved, and the registration is in the account alone.
+    A damaged document stays as it is until the login is approved, and one that is in use is not waited for: the
+    registration is in the account alone then.
     """
     wanted = {"clientName": CLIENT_NAME, "clientType": "public", "scopes": list(SCOPES)}
     reply = await sso.call(region, "/client/register", wanted | {"grantTypes": [DEVICE_GRANT, "refresh_token"]})
@@ -157,7 +158,7 @@ async def register(sso: Sso, region: str) -> Registration:
         raise LoginError(f"The login service did not register this program ({reply.told()}).")
     expires = milliseconds(reply.data.get("clientSecretExpiresAt"))
     made = Registration(client_id=client, client_secret=secret, expires_at=expires)
-    with suppress(StoreDamaged):
+    with suppress(StoreDamaged, StoreBusy):
         await sso.registry.aupdate(lambda accounts: accounts.registrations.update({region: made}))
     return made
 
