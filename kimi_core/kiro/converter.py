@@ -1,8 +1,8 @@
 """From the bytes of a Kiro answer to the bytes of a chat client: decoder -> events -> answer -> chunks.
 
-Before the head of an answer goes out, `first_failure` tells from its first bytes whether it is one at all. After that
-`ChatStream` converts it as it comes. Both take the two things that come under a 200: an event stream, and a JSON error
-document (kiro.md §1.3), which no event stream begins like: its first byte would announce a frame of 2 GB.
+Before the head of an answer goes out, its `Opening` tells from its first bytes whether it is one at all. After that
+`ChatStream` goes on with what was opened, and converts it as it comes. Both take the two things that come under a 200:
+an event stream, and a JSON error document (kiro.md §1.3).
 
 For ``stream: false`` nothing may go out before it is known whether the answer is good, since status and head depend on
 it. So the caller keeps such an answer back to its end (`Exchange.peek` says neither yes nor no), and gives the whole
@@ -25,57 +25,21 @@ from kimi_core.exchange import JSON, Headers, Reply, Story, reply_for
 from kimi_core.kiro import events
 from kimi_core.kiro.answer import Answer, AnswerOptions
 from kimi_core.kiro.failures import AnswerFailed
-from kimi_core.kiro.frames import failure, parse, read_json
+from kimi_core.kiro.frames import failure
+from kimi_core.kiro.opening import MAX_ERROR, Opening, is_json
 from kimi_core.wire.chat import openai_error_event
 from kimi_core.wire.chat_chunks import ChunkWriter, Completion
-from kimi_core.wire.eventstream import Decoder
 from kimi_core.wire.parts import Part
 
-MAX_ERROR = 64 * 1024  # bytes of a JSON error document that are read; they are a few hundred
-MAX_PEEK = 256 * 1024  # bytes that show nothing after which an answer counts as begun all the same
-
 _LOG = logging.getLogger(__name__)
-_SILENT = (events.Ignored, events.Unknown)
-_DOCUMENT = b"{ \t\r\n"  # first bytes of a JSON document; none begins a frame, which would have at least 150 MB
-
-
-class Peek(NamedTuple):
-    """What the first bytes say: fine (True), failed (False, with the failure), or not yet enough (None)."""
-
-    fine: bool | None
-    failure: events.Failure | None = None
-
-
-def first_failure(data: bytes, *, ended: bool = False) -> Peek:
-    """Tell from *data*, all that has come of a 200 answer, whether the attempt has failed.
-
-    Frames that show nothing to a client (the initial response, empty text) decide nothing. *ended* says that no more
-    will come: an answer that ends before it shows anything has failed, and may be tried again.
-    """
-    if _is_json(data):
-        over = ended or len(data) > MAX_ERROR or read_json(data) is not None
-        return Peek(fine=False, failure=failure(data)) if over else Peek(fine=None)
-    decoder = Decoder()
-    try:
-        for event in map(parse, decoder.feed(data)):
-            if isinstance(event, events.Failure):
-                return Peek(fine=False, failure=event)
-            if not _is_silent(event):
-                return Peek(fine=True)
-        if ended:
-            decoder.finish()
-    except KimiMitmError as error:
-        return Peek(fine=False, failure=events.Failure(type(error).__name__, str(error)))
-    if ended:
-        return Peek(fine=False, failure=events.Failure("AnswerCut", "The answer ended before it had begun."))
-    return Peek(fine=True if len(data) > MAX_PEEK else None)
 
 
 class ChatStream:
     """A streamed answer in the OpenAI dialect; see `kimi_core.exchange.Converter`.
 
     *on_end* is called once, when the answer is complete and before its last bytes go out, with what there is to
-    remember of it (`Answer.thoughts`, the ids of its calls); it must not raise.
+    remember of it (`Answer.thoughts`, the ids of its calls); it must not raise. *opening* is what was looked at of this
+    answer, which is fed from its first byte on all the same.
     """
 
     def __init__(
@@ -84,8 +48,9 @@ class ChatStream:
         options: AnswerOptions,
         story: Story,
         on_end: Callable[[Answer], None] | None = None,
+        opening: Opening | None = None,
     ) -> None:
-        self._source = _Source(options, story, on_end)
+        self._source = _Source(options, story, on_end, opening or Opening())
         self._writer = writer
         self._broken = False
         self.ended = False
@@ -138,7 +103,7 @@ def collect(
 
     The reply is a ``chat.completion`` object with status 200, or an error object with the error's status.
     """
-    source = _Source(options, story, on_end)
+    source = _Source(options, story, on_end, Opening())
     try:
         for part in source.feed(body):
             completion.take(part)
@@ -155,27 +120,29 @@ def collect(
 class _Source:
     """Bytes to parts; raises nothing that an answer's content could cause."""
 
-    def __init__(self, options: AnswerOptions, story: Story, on_end: Callable[[Answer], None] | None) -> None:
+    def __init__(
+        self, options: AnswerOptions, story: Story, on_end: Callable[[Answer], None] | None, opening: Opening
+    ) -> None:
         self.answer = Answer(options)
         self._options = options
         self._story = story
         self._on_end = on_end
-        self._decoder = Decoder()
+        self._opening = opening
         self._json: bytearray | None = None  # a JSON error document on its way
         self._begun = False
 
     def feed(self, data: bytes) -> list[Part]:
         if not self._begun and data:
             self._begun = True
-            self._json = bytearray() if _is_json(data) else None
+            self._json = bytearray() if is_json(data) else None
         if self._json is not None:
             self._json += data[: MAX_ERROR - len(self._json)]
             return []
         parts: list[Part] = []
         answer = self.answer
         try:
-            for frame in self._decoder.feed(data):
-                parts += answer.take(parse(frame))
+            for event in self._opening.read(data):
+                parts += answer.take(event)
         except KimiMitmError as error:
             parts += answer.fail(error)
         return self._ended(parts) if answer.ended else parts
@@ -184,7 +151,7 @@ class _Source:
         if self._json is not None:
             return self._ended(self.answer.take(failure(bytes(self._json))))
         try:
-            self._decoder.finish()
+            self._opening.finish()
         except KimiMitmError as error:
             return self._ended(self.answer.fail(error))
         return self._ended(self.answer.finish())
@@ -215,15 +182,6 @@ class _Source:
             self._on_end = None
             on_end(answer)
         return parts
-
-
-def _is_silent(event: events.Event) -> bool:
-    """Tell whether *event* shows nothing to a client and ends nothing."""
-    return isinstance(event, _SILENT) or (isinstance(event, events.Text) and not event.content)
-
-
-def _is_json(data: bytes) -> bool:
-    return data[:1] in _DOCUMENT and data != b""
 
 
 def _unforeseen(error: Exception) -> AnswerFailed:

@@ -31,8 +31,9 @@ from kimi_core.kiro import answer as answers
 from kimi_core.kiro import pool, request, verdict
 from kimi_core.kiro.attempts import Attempts, label, limit
 from kimi_core.kiro.catalog import ModelInfo
-from kimi_core.kiro.converter import ChatStream, Peek, collect, first_failure
+from kimi_core.kiro.converter import ChatStream, collect
 from kimi_core.kiro.events import Failure
+from kimi_core.kiro.opening import Opening, Peek
 from kimi_core.kiro.refusals import AllUnavailable
 from kimi_core.kiro.request import RequestOptions, Translated
 from kimi_core.kiro.service import Service
@@ -95,6 +96,7 @@ class KiroExchange(Exchange):
         self._translated: Translated
         self._model: ModelInfo | None = None
         self._attempts: Attempts | None = None
+        self._opening = Opening()
         self._peeked = Peek(None)
         self._whole: Reply | None = None
 
@@ -116,7 +118,7 @@ class KiroExchange(Exchange):
         return self._nobody() if attempt is None else self._send(attempt)
 
     def _send(self, attempt: Attempt) -> Attempt:
-        self.attempt = attempt
+        self.attempt, self._opening = attempt, Opening()
         self.story.facts["account"] = attempt.label
         return attempt
 
@@ -159,7 +161,7 @@ class KiroExchange(Exchange):
             return self._sound(bytes(data)) if ended else None
         if not data and not ended:
             return None
-        self._peeked = first_failure(bytes(data), ended=ended)
+        self._peeked = self._opening.look(bytes(data), ended=ended)
         if self._peeked.fine:
             self._rotation.served()
         return self._peeked.fine
@@ -185,7 +187,7 @@ class KiroExchange(Exchange):
             created=int(self._service.clock()),
             usage=translated.wants_usage,
         )
-        stream = ChatStream(writer, self._answer_options(), self.story, self._remember)
+        stream = ChatStream(writer, self._answer_options(), self.story, self._remember, self._opening)
         watched = self._service.previews.answer(self.attempt.label, stream)
         return AnswerHead(OK, Headers([*EVENT_STREAM, *self._extra()])), watched
 

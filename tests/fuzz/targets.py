@@ -25,7 +25,8 @@ from kimi_core.kiro import catalog, ide_store, kiro_cli_store, opencode_store
 from kimi_core.kiro.accounts import Accounts, Registry
 from kimi_core.kiro.answer import AnswerOptions
 from kimi_core.kiro.catalog import FALLBACK
-from kimi_core.kiro.converter import ChatStream, collect, first_failure
+from kimi_core.kiro.converter import ChatStream, collect
+from kimi_core.kiro.opening import Opening
 from kimi_core.kiro.request import RequestOptions, translate
 from kimi_core.kiro.stores import Surroundings, Unreadable
 from kimi_core.store import Document
@@ -94,7 +95,7 @@ def kiro_answer(data: bytes) -> None:
     assert _deltas(outs[0]) == _deltas(outs[1])
     for out in outs:
         _well_formed(out)
-    first_failure(data, ended=True)
+    Opening().look(data, ended=True)
     with suppress(KimiMitmError):
         collect(data, Completion(**HEAD), AnswerOptions(), Story("kiro"))
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from kimi_core.errors import UpstreamError
 from kimi_core.exchange import Story
-from kimi_core.kiro import converter
 from kimi_core.kiro.answer import AnswerOptions
-from kimi_core.kiro.converter import ChatStream, Peek, collect, first_failure
+from kimi_core.kiro.converter import ChatStream, collect
 from kimi_core.kiro.events import Failure
 from kimi_core.kiro.failures import AnswerCut, AnswerFailed
+from kimi_core.kiro.opening import MAX_ERROR, Opening, Peek
 from kimi_core.wire.chat_chunks import ChunkWriter, Completion
 from kimi_core.wire.eventstream import StreamTruncated, encode
 from kimi_core.wire.eventstream_headers import FrameDamaged
@@ -269,19 +269,19 @@ def test_collected_failures(body, status, kind, failure):
 )
 def test_first_failure(data, ended, expected):
     """The first frame that shows anything decides; one that fails can still be tried elsewhere."""
-    assert first_failure(data, ended=ended) == expected
+    assert Opening().look(data, ended=ended) == expected
 
 
 def test_first_failure_of_damage():
     """An answer that is damaged from its start has failed, with the numbers of the damage."""
-    peek = first_failure(b"\0" * 12)
+    peek = Opening().look(b"\0" * 12)
     assert (peek.fine, peek.failure.type) == (False, "FrameDamaged")
     assert "0x00000000" in peek.failure.message
 
 
 def test_first_failure_of_a_long_document():
     """A document without an end is not waited for."""
-    assert first_failure(b"{" * (converter.MAX_ERROR + 1)).fine is False
+    assert Opening().look(b"{" * (MAX_ERROR + 1)).fine is False
 
 
 FRAMES = st.one_of(
@@ -331,6 +331,47 @@ def test_any_chunks(frames, places, options):
 
 
 @given(
+    st.lists(FRAMES, max_size=8),
+    st.lists(st.integers(0, 3000), max_size=5),
+    st.lists(st.integers(0, 3000), max_size=3),
+    st.integers(0, 40),
+)
+@settings(max_examples=150, deadline=None)
+def test_what_was_looked_at_is_read_once(frames, looks, places, lost):
+    """An answer that was looked at, however often and far, becomes the same bytes as one that was not."""
+    data = b"".join(frames)
+    data = data[: max(0, len(data) - lost)]
+    opening = Opening()
+    pieces, seen = cut(data, looks), b""
+    for piece in pieces:
+        seen += piece
+        if opening.look(seen).fine is not None:
+            break
+    looked = ChatStream(ChunkWriter(**HEAD, usage=True), AnswerOptions(), Story("kiro"), None, opening)
+    fed = [seen, *cut(data[len(seen) :], places)] if not lost % 2 else cut(data, places)
+    assert b"".join([*map(looked.feed, fed), looked.finish()]) == convert(data)
+
+
+def test_a_look_at_other_bytes_is_forgotten():
+    """What is read counts, whatever was looked at, and if nothing is read there was nothing."""
+    for looked in (text("x"), text("x")[:9], INITIAL + text("y") + b"junk"):
+        for data in ([text("other"), END], [b"", END], []):
+            opening = Opening()
+            opening.look(looked)
+            converter = ChatStream(ChunkWriter(**HEAD, usage=True), AnswerOptions(), Story("kiro"), None, opening)
+            assert b"".join([*map(converter.feed, data), converter.finish()]) == convert(*data)
+
+
+def test_a_verdict_on_a_beginning_stands():
+    """However often it is asked for."""
+    for data in (text("x"), exception("X"), THROTTLED, b"\0" * 12):
+        opening = Opening()
+        said = opening.look(data)
+        assert said.fine is not None
+        assert opening.look(data + b"more", ended=True) == said
+
+
+@given(
     st.lists(FRAMES, max_size=6),
     st.lists(st.tuples(st.integers(0, 3000), st.integers(1, 255)), max_size=3),
     st.lists(st.integers(0, 3000), max_size=4),
@@ -347,7 +388,7 @@ def test_damage_never_raises(frames, flips, places, lost):
     assert convert(*cut(data, places)) == out
     assert out
     assert whole(data).reply.body
-    assert first_failure(data, ended=True).fine in {True, False}
+    assert Opening().look(data, ended=True).fine in {True, False}
 
 
 @given(st.lists(st.text(max_size=10), max_size=10), st.booleans())

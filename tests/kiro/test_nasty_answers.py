@@ -6,7 +6,8 @@ import pytest
 
 from kimi_core.exchange import Story
 from kimi_core.kiro.answer import AnswerOptions
-from kimi_core.kiro.converter import ChatStream, first_failure
+from kimi_core.kiro.converter import ChatStream
+from kimi_core.kiro.opening import Opening
 from kimi_core.wire.chat_chunks import ChunkWriter
 from tests.servers.kiro_answers import NASTY
 
@@ -71,7 +72,7 @@ def test_every_nasty_answer_has_its_line():
 @pytest.mark.parametrize("name", SEEN)
 def test_what_a_client_sees(name):
     """Text, reasoning and calls come whole and once; a broken answer ends with an error."""
-    assert first_failure(b"".join(_bytes(name)), ended=True).fine
+    assert Opening().look(b"".join(_bytes(name)), ended=True).fine
     writer = ChunkWriter(completion_id="fake", model="m", created=1, usage=False)
     stream = ChatStream(writer, AnswerOptions(), Story("kiro"), None)
     text, reasoning, calls, end = _seen(b"".join(stream.feed(piece) for piece in _bytes(name)) + stream.finish())
@@ -87,6 +88,6 @@ def test_what_a_client_sees(name):
 @pytest.mark.parametrize("name", sorted(FAILED))
 def test_what_is_a_failed_attempt(name):
     """Answers that break before anything was said can be tried again elsewhere."""
-    found = first_failure(b"".join(_bytes(name)), ended=True)
+    found = Opening().look(b"".join(_bytes(name)), ended=True)
     assert found.fine is False
     assert found.failure is not None

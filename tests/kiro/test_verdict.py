@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from kimi_core.errors import KimiMitmError
 from kimi_core.exchange import Headers
 from kimi_core.kiro import verdict
-from kimi_core.kiro.converter import first_failure
 from kimi_core.kiro.events import Failure
+from kimi_core.kiro.opening import Opening
 from kimi_core.kiro.refusals import AllUnavailable, NoneUsable
 from kimi_core.kiro.verdict import Action, Finding, Kind, classify, classify_exception
 from tests.wire.retry_words import RETRY_WORDS
@@ -309,5 +309,5 @@ def test_kind_of_a_label(label, kind):
 )
 def test_broken_streams_are_tried_again(data):
     """What the converter finds in a stream that is broken from its first frame on is a passing fault."""
-    failure = first_failure(data, ended=True).failure
+    failure = Opening().look(data, ended=True).failure
     assert classify_exception(failure.type, failure.message, failure.reason).action is Action.retry
