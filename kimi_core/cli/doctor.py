@@ -20,7 +20,7 @@ from kimi_core.cli.checks.machine import Machine
 from kimi_core.cli.checks.run import Result, run
 from kimi_core.cli.checks.table import CHECKS
 from kimi_core.cli.configuration import Configuration, load
-from kimi_core.cli.output import ExitCode, Report
+from kimi_core.cli.output import ExitCode, Report, whole
 from kimi_core.cli.probe import configured, recorded
 from kimi_core.errors import ConfigError
 
@@ -125,10 +125,10 @@ def _told(results: Sequence[Result], width: int) -> Iterator[RenderableType]:
         style = "dim" if finding.state is State.skipped else ""
         state = (f"{finding.state:<{len(INDENT)}}", COLOURS[finding.state])
         name = (f"{result.check.id:<{widest}}{GAP}" if first else result.check.id, "dim")
-        yield _whole(Text.assemble(state, name, (first[margin:], style)))
-        yield from (_whole(Text(line, style=style)) for line in others)
+        yield whole(Text.assemble(state, name, (first[margin:], style)))
+        yield from (whole(Text(line, style=style)) for line in others)
         if finding.fix:
-            yield _whole(Text(f"{INDENT}To do: {finding.fix}", style="bold"))
+            yield whole(Text(f"{INDENT}To do: {finding.fix}", style="bold"))
 
 
 def wrapped(message: str, width: int, margin: int) -> list[str]:
@@ -147,11 +147,6 @@ def wrapped(message: str, width: int, margin: int) -> list[str]:
     room = width - margin
     placed = [" " * (margin if cell_len(line) <= room else len(INDENT)) + line for line in lines]
     return placed if cell_len(lines[0]) <= room else ["", *placed]
-
-
-def _whole(line: Text) -> Text:
-    line.no_wrap, line.overflow = True, "ignore"
-    return line
 
 
 def _summary(states: Counter[State]) -> Text:

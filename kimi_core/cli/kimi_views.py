@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kimi_core.blocks.kimi import inputs
 from kimi_core.cli import formats
+from kimi_core.cli.output import whole
 from kimi_core.kimi.constants import REGIONS, Site
 from kimi_core.kimi.models import Catalog, Model
 from kimi_core.kimi.session import SessionStatus
@@ -62,18 +63,20 @@ def _login_view(login: dict[str, Any], *, first: bool) -> RenderableType:
     colour, meaning, _ = _STATES[login["state"]]
     use = "  (region in use)" if first else ""
     head = Text.assemble((login["slot"], "bold"), "  ", (meaning, colour), (use, "dim"))
-    grid = _grid()
+    rows = []
     if login["state"] != "none":
-        grid.add_row("", "file", login["path"])
+        rows.append(("file", Text(login["path"])))
     if login["state"] == "ok":
-        grid.add_row("", "token", f"good for {span(login['expires_in'])}; renewed while in use")
+        rows.append(("token", Text(f"good for {span(login['expires_in'])}; renewed while in use")))
     if login["state"] == "expired":
-        grid.add_row("", "token", "has run out; renewed at the next request")
+        rows.append(("token", Text("has run out; renewed at the next request")))
     if login["state"] == "damaged":
-        grid.add_row("", "problem", login["problem"])
+        rows.append(("problem", Text(login["problem"])))
     if login["next"] and (first or login["state"] != "none"):
-        grid.add_row("", "next", Text(login["next"], style="bold"))
-    return Group(head, *([grid] if grid.row_count else []), Text())
+        rows.append(("next", Text(login["next"], style="bold")))
+    widest = max((len(label) for label, _ in rows), default=0)
+    lines = [whole(Text.assemble((f"  {label:<{widest}}  ", "dim"), text)) for label, text in rows]
+    return Group(head, *lines, Text())
 
 
 def _facts(data: dict[str, Any]) -> RenderableType:
@@ -81,22 +84,14 @@ def _facts(data: dict[str, Any]) -> RenderableType:
     lines = [Text.assemble(("Identity  ", "bold"), identity["name"])]
     if identity["device_id_file"]:
         known = "" if identity["device_id_exists"] else "  (made at the first request)"
-        lines.append(Text(f"  device id  {identity['device_id_file']}{known}"))
+        lines.append(whole(Text(f"  device id  {identity['device_id_file']}{known}")))
     keys = {
         "none": "none is asked of programs on this machine",
         "set": "the value of kimi_client_key",
         "auto": f"in {key['file']}{'' if key['file_exists'] else '  (made when the proxy starts)'}",
     }
-    lines.append(Text.assemble(("Client key  ", "bold"), keys[key["mode"]]))
+    lines.append(whole(Text.assemble(("Client key  ", "bold"), keys[key["mode"]])))
     return Group(*lines, Text())
-
-
-def _grid() -> Table:
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column()
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column(overflow="fold")
-    return grid
 
 
 # --- usage ------------------------------------------------------------------------------------------------------------

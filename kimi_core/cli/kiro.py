@@ -22,7 +22,7 @@ from kimi_core.cli.kiro_views import (
     usage_object,
     usage_view,
 )
-from kimi_core.cli.output import ExitCode, Report
+from kimi_core.cli.output import ExitCode, Report, whole
 from kimi_core.cli.steps import Steps
 from kimi_core.cli.wish import Wish
 from kimi_core.errors import ConfigError, StoreDamaged
@@ -52,7 +52,7 @@ class Kiro:
             stored = registry.load()
         except StoreDamaged as error:
             data: dict[str, Any] = {"path": str(path), "accounts": [], "problem": str(error), "next": LOGIN}
-            view = Text.assemble(("Kiro  ", "bold"), (f"{error} {error.hint}", "red"))
+            view = whole(Text.assemble(("Kiro  ", "bold"), (f"{error} {error.hint}", "red")))
             return Report(data, Group(view, Text()), ExitCode.NOT_LOGGED_IN)
         data = {"path": str(path), **accounts_object(stored, now), "problem": None, "next": None}
         if not stored.accounts:
@@ -60,7 +60,7 @@ class Kiro:
             return Report(data, Group(Text(NOBODY, style="dim"), Text()), ExitCode.NOT_LOGGED_IN, empty=True)
         serving = sum(condition(account, now).state in SERVING for account in stored.accounts)
         head = Text.assemble(("Kiro  ", "bold"), f"{serving} of {len(stored.accounts)} accounts can serve")
-        kept = Text.assemble(("  file  ", "dim"), str(path), no_wrap=True, overflow="ignore")
+        kept = whole(Text.assemble(("  file  ", "dim"), str(path)))
         code = ExitCode.OK if serving else ExitCode.NOT_LOGGED_IN
         return Report(data, Group(head, kept, Text(), accounts_view(stored, now, strategy(app, stored)), Text()), code)
 

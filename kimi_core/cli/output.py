@@ -139,6 +139,12 @@ class Output:
         return exit_code(error)
 
 
+def whole(line: Text) -> Text:
+    """Return *line* so that it is not broken, however long it is: there is a path in it, or a command, to be copied."""
+    line.no_wrap, line.overflow = True, "ignore"
+    return line
+
+
 def error_object(error: KimiMitmError) -> dict[str, Any]:
     """Return *error* as JSON: ``code`` is stable, ``message`` and ``hint`` are sentences."""
     return {"code": error.code, "message": str(error), "hint": error.hint}

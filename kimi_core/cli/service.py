@@ -15,12 +15,15 @@ from kimi_core.cli.app import App
 from kimi_core.cli.configuration import LAST_PORT
 from kimi_core.cli.hosting import ProxyCommand
 from kimi_core.cli.output import ExitCode, Report
+from kimi_core.errors import ConfigError
+from kimi_core.plain import line
 
 NAME = "kimi-mitm"
 PLACES = ("KIMI_MITM_DATA_DIR", "KIMI_SHARE_DIR", "KIMI_CODE_HOME")  # variables that say where logins and ids are
 RESTART_PAUSE = 5  # seconds; a proxy that cannot start does not spin
 UMASK = 0o077
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
+_ODD = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # the last are bytes of a path that are no text in UTF-8
 
 UNIT = """\
 # To install it:
@@ -72,7 +75,10 @@ def service(app: App, kind: str | None, port: int | None) -> ExitCode:
     home = (app.world.home or Path.home()).absolute()
     words = [*invocation.DUMP.command(), *invocation.words(app.configuration)]
     words += invocation.listener(app.configuration, port)
-    text = KINDS[kind](words, _places(app.world.environ), home)
+    places = _places(app.world.environ)
+    for each in (*words, *(f"{name}={value}" for name, value in places.items()), str(home)):
+        _check(each)
+    text = KINDS[kind](words, places, home)
     if app.out.as_json:
         return app.out.show(Report({"kind": kind, "text": text}, Text()))
     app.out.raw(text.rstrip("\n"))
@@ -111,6 +117,13 @@ def launchd(words: Sequence[str], environ: Mapping[str, str], home: Path) -> str
 
 
 KINDS: dict[str, Callable[[Sequence[str], Mapping[str, str], Path], str]] = {"systemd": systemd, "launchd": launchd}
+
+
+def _check(word: str) -> None:
+    """Raise ConfigError where neither systemd nor launchd could read *word* back: a line break begins a new setting."""
+    if _ODD.search(word):
+        name = line(word.partition("=")[0]).encode("utf-8", "backslashreplace").decode()  # a value may be a key
+        raise ConfigError(f"A service cannot have this, for there is a control character, or no text, in it: {name}")
 
 
 def _places(environ: Mapping[str, str]) -> dict[str, str]:

@@ -163,6 +163,24 @@ def test_status_of_a_damaged_file(cli):
     assert cli.login_file.read_text() == "{"
 
 
+@pytest.mark.parametrize("content", ["{", "login"])
+def test_status_breaks_no_path(cli, monkeypatch, content):
+    """However narrow the terminal is: what is to be copied stands on one line."""
+    monkeypatch.setattr("kimi_core.cli.output.FILE_WIDTH", 40)
+    cli.data.mkdir(mode=0o700)
+    if content == "login":
+        cli.log_in()
+    else:
+        cli.login_file.write_text(content)
+    (cli.data / "kiro-accounts.json").write_text(content if content == "{" else '{"accounts": []}')
+    shown = cli("status", "--set", "kimi_client_key=auto").stdout.splitlines()
+    assert any(line.endswith(str(cli.login_file)) for line in shown)
+    assert any(str(cli.data / "client-key.json") in line for line in shown)
+    if content == "{":
+        assert any(f"{cli.login_file} is damaged: it holds no JSON." in line for line in shown)
+        assert any(f"{cli.data / 'kiro-accounts.json'} is damaged" in line for line in shown)
+
+
 def test_status_asks_nobody(cli):
     """No request is made, to the service or its login."""
     cli.log_in(**EXPIRED)

@@ -19,6 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kimi_core.cli import background, invocation
+from kimi_core.cli.app import World
 from kimi_core.cli.background import NotStarted, NotStopped, Order
 from kimi_core.cli.completion import SHELLS
 from kimi_core.cli.configuration import Configuration, load
@@ -472,6 +473,28 @@ def test_the_service_of_this_machine(cli):
     assert cli.json("service")["kind"] == "systemd"
     cli.platform = "darwin"
     assert cli.json("service")["kind"] == "launchd"
+
+
+@pytest.mark.parametrize("kind", ["systemd", "launchd"])
+@pytest.mark.parametrize("sign", ["\n", "\0", "\x1b", "\x7f", "\udcff"])
+@pytest.mark.parametrize("where", ["option", "variable", "home"])
+def test_what_no_service_can_hold_is_refused(cli, monkeypatch, kind, sign, where):
+    """A control character, which may begin a setting of its own, and bytes that are no text: a sentence says so."""
+    options = ()
+    if where == "option":
+        options = ("--set", f"kimi_client_key=fake-key{sign}ExecStartPre=/fake")
+    elif where == "variable":
+        cli.environ["KIMI_SHARE_DIR"] = f"/fake{sign}Environment=X=1"
+    else:
+        monkeypatch.setattr(
+            type(cli), "world", property(lambda self: World(environ=self.environ, home=Path(f"/a{sign}")))
+        )
+    result = cli("service", kind, *options)
+    assert result.exit_code == 2
+    assert "A service cannot have this" in result.stderr
+    assert sign not in result.stderr.rstrip("\n")
+    assert "fake-key" not in result.stderr
+    assert result.stdout == ""
 
 
 def test_an_agent_is_what_launchd_reads():
