@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 from pydantic_core import from_json
@@ -29,7 +29,7 @@ class CallIds:
     __slots__ = ("_seen", "_taken")
 
     def __init__(self) -> None:
-        self._seen: Counter[str] = Counter()
+        self._seen: defaultdict[str, int] = defaultdict(int)
         self._taken: set[str] = set()
 
     def new(self, client_id: str) -> str:

@@ -96,7 +96,7 @@ class KiroExchange(Exchange):
         self._translated: Translated
         self._model: ModelInfo | None = None
         self._attempts: Attempts | None = None
-        self._opening = Opening()
+        self._opening: Opening
         self._peeked = Peek(None)
         self._whole: Reply | None = None
 

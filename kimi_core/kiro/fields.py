@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from kimi_core.errors import BadRequest
 from kimi_core.kiro import openai_in
 from kimi_core.kiro.catalog import ModelInfo
@@ -54,19 +52,22 @@ def unused(request: ChatRequest) -> Iterator[str]:
     yield from _beside(request.model_extra or {})
     if request.parallel_tool_calls is False:
         yield "parallel_tool_calls"
-    for place, parts in (
+    messages, tools = request.messages, request.tools or ()
+    parts = [part for message in messages if isinstance(message.content, list) for part in message.content]
+    images = [part.image_url for part in parts if isinstance(part, openai_in.ImagePart)]
+    said = [message for message in messages if isinstance(message, openai_in.AssistantMessage)]
+    for place, things in (
         ("stream_options", [request.stream_options] if request.stream_options else []),
-        ("tools[]", request.tools or ()),
-        ("tools[].function", [tool.function for tool in request.tools or ()]),
-        ("messages[]", request.messages),
-        ("messages[].content[]", _parts(request.messages)),
-        ("messages[].content[].image_url", _urls(request.messages)),
-        ("messages[].tool_calls[]", _calls(request.messages)),
+        ("tools[]", tools),
+        ("tools[].function", [tool.function for tool in tools]),
+        ("messages[]", messages),
+        ("messages[].content[]", parts),
+        ("messages[].content[].image_url", [url for url in images if isinstance(url, openai_in.ImageUrl)]),
+        ("messages[].tool_calls[]", [call for message in said for call in message.tool_calls or ()]),
     ):
-        for part in parts:
-            for name, value in (part.model_extra or {}).items():
-                if not _harmless(name, value):
-                    yield f"{place}.{name}"
+        for thing in things:
+            if extra := thing.__pydantic_extra__:  # `model_extra`, without a call for each of thousands
+                yield from (f"{place}.{name}" for name, value in extra.items() if not _harmless(name, value))
 
 
 def _beside(extra: Mapping[str, Any]) -> Iterator[str]:
@@ -93,24 +94,6 @@ def listed(names: Iterable[str]) -> tuple[str, ...]:
     safe = list(dict.fromkeys(_unsafe.sub("?", name)[:MAX_IGNORED_NAME] for name in names))
     more = len(safe) - MAX_IGNORED
     return (*safe[:MAX_IGNORED], f"and-{more}-more") if more > 0 else tuple(safe)
-
-
-def _parts(messages: Iterable[openai_in.Message]) -> Iterator[BaseModel]:
-    for message in messages:
-        if isinstance(message.content, list):
-            yield from message.content
-
-
-def _urls(messages: Iterable[openai_in.Message]) -> Iterator[BaseModel]:
-    for part in _parts(messages):
-        if isinstance(part, openai_in.ImagePart) and isinstance(part.image_url, openai_in.ImageUrl):
-            yield part.image_url
-
-
-def _calls(messages: Iterable[openai_in.Message]) -> Iterator[BaseModel]:
-    for message in messages:
-        if isinstance(message, openai_in.AssistantMessage):
-            yield from message.tool_calls or ()
 
 
 def stop_words(value: Any) -> tuple[str, ...]:

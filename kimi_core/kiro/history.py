@@ -172,9 +172,10 @@ class _Builder:
         """Bring the results of *turn* into the order of the calls, and add those that are missing."""
         before = self._turns[-2] if len(self._turns) > 1 else None
         uses = before.uses if isinstance(before, AssistantTurn) else []
-        known = {result.id: result for result in turn.results}
-        self._repairs["missing-result-added"] += sum(use.id not in known for use in uses)
-        turn.results = [known.get(use.id) or Result(use.id, [NO_RESULT], failed=True) for use in uses]
+        if uses:
+            known = {result.id: result for result in turn.results}
+            self._repairs["missing-result-added"] += sum(use.id not in known for use in uses)
+            turn.results = [known.get(use.id) or Result(use.id, [NO_RESULT], failed=True) for use in uses]
         self._open.clear()
         self._results.clear()
 

@@ -82,7 +82,7 @@ class Cleaner:
         if not isinstance(schema, dict):
             raise BadRequest("A schema is an object.", path)
         self._nodes += 1
-        target = self._target(schema)
+        target = self._target(schema) if "$ref" in schema else None
         cleaned = self._members(schema, path, above)
         if target is None:
             return cleaned
@@ -143,6 +143,8 @@ class Cleaner:
 
     def _flat(self, schema: Schema) -> Schema:
         """Return a cleaned *schema* with the branches of its combinators in it."""
+        if schema.keys().isdisjoint(_COMBINATORS):
+            return schema
         out = {key: value for key, value in schema.items() if key not in _COMBINATORS}
         for branch in schema.get("allOf", ()):
             self.dropped += 1
