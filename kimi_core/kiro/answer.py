@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from kimi_core.errors import KimiMitmError
-from kimi_core.kiro import events, failures
+from kimi_core.kiro import ending, events, failures
+from kimi_core.kiro.ending import LENGTH, STOP, TOOL_CALLS
 from kimi_core.kiro.frames import printable
 from kimi_core.kiro.text import Fence, StopSequences, Surrogates, ThinkingTags
 from kimi_core.kiro.thoughts import Thoughts
@@ -21,20 +22,6 @@ from kimi_core.kiro.usage_tokens import Counter, estimate
 from kimi_core.wire.parts import Credits, End, Failed, Part, ReasoningDelta, TextDelta, ToolArguments, ToolCallStart
 
 MAX_UNKNOWN = 16  # names of unknown events that are kept for the flow
-
-STOP, LENGTH, TOOL_CALLS, CONTENT_FILTER = "stop", "length", "tool_calls", "content_filter"
-OVERFLOW = "MODEL_CONTEXT_WINDOW_EXCEEDED"
-TOOL_USE = "TOOL_USE"
-MALFORMED = frozenset({"MALFORMED_TOOL_USE", "MALFORMED_MODEL_OUTPUT"})
-
-FINISH_REASONS = {
-    "MAX_TOKENS": LENGTH,
-    "STOP_SEQUENCE": STOP,
-    OVERFLOW: LENGTH,
-    "CONTENT_FILTERED": CONTENT_FILTER,
-    "GUARDRAIL_INTERVENED": CONTENT_FILTER,
-}
-"""Kiro's stop reason -> finish_reason; END_TURN, TOOL_USE and new ones say `tool_calls` after a call, else `stop`."""
 
 
 @dataclass(slots=True)
@@ -119,9 +106,10 @@ class Answer:
         parts = self._flush()
         if self.finish_reason is not None:  # what was held back led to a local end
             return parts
-        error = self._verdict()
+        error = self._flaw()
+        reason = self._cut or ending.finish_reason(self.stop_reason, full=self.tokens.full())
         try:
-            return parts + (self.fail(error) if error else self._close(self._reason()))
+            return parts + (self.fail(error) if error else self._close(reason))
         except failures.ToolCallBroken as broken:
             return parts + self.fail(broken)
 
@@ -262,21 +250,15 @@ class Answer:
             text = step.push(text) + step.flush()
         return parts + self._give_text(text)
 
-    def _verdict(self) -> KimiMitmError | None:
+    def _flaw(self) -> KimiMitmError | None:
         """Return why the answer that has come to its end is none."""
-        if not self._complete:
-            return failures.AnswerCut("Kiro's answer ended before it was complete: the connection was lost.")
-        if self.stop_reason in MALFORMED:
-            return failures.AnswerFailed(f"Kiro ended its answer with {self.stop_reason}.")
-        if not self._visible and (self.stop_reason == OVERFLOW or self.tokens.full()):
-            return failures.overflow()
-        if self.stop_reason == TOOL_USE and not self.calls.ids:
-            return failures.ToolCallBroken("Kiro announced a tool call and sent none.")
-        return None
-
-    def _reason(self) -> str:
-        full = LENGTH if self.tokens.full() else STOP
-        return self._cut or FINISH_REASONS.get(self.stop_reason or "", full)
+        return ending.flaw(
+            self.stop_reason,
+            complete=self._complete,
+            visible=self._visible,
+            called=bool(self.calls.ids),
+            full=self.tokens.full(),
+        )
 
     def _close(self, reason: str) -> list[Part]:
         return [*self.calls.finish(), *self._end(reason)]

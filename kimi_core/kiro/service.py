@@ -7,20 +7,20 @@ which conversation is on which account, is known to this process alone. What a r
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from pathlib import Path
 
-from kimi_core.errors import KimiMitmError, StoreError, UpstreamError
+from kimi_core.errors import StoreError, UpstreamError
 from kimi_core.exchange import Headers
 from kimi_core.kiro import health, identity, models, pool, profiles, sources, usage
 from kimi_core.kiro.accounts import Account, Accounts, Registry
 from kimi_core.kiro.auth import Tokens
+from kimi_core.kiro.beside import Beside, complain
 from kimi_core.kiro.catalog import Catalog
 from kimi_core.kiro.constants import Endpoints
 from kimi_core.kiro.debug import Previews
@@ -39,11 +39,6 @@ from kimi_core.kiro.verdict import Finding, Kind
 from kimi_core.kiro.whose import Asker
 from kimi_core.outbound import Outbound
 from kimi_core.settings import Settings
-
-logger = logging.getLogger(__name__)
-
-USAGE_LIFE = 300.0  # seconds that an account's usage is good for (kiro.md §8)
-USAGE_PAUSE = 30.0  # seconds between two questions for the usage of one account, whoever wants it (kiro.md §8)
 
 
 class Service:
@@ -84,7 +79,7 @@ class Service:
         self._notebook = Notebook(self.registry, linger)
         self._identities: dict[str, KiroIdentity] = {}  # by machine id
         self._usage_asked: dict[str, float] = {}  # account -> when its usage was asked for last, in vain or not
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._beside = Beside()
 
     # --- accounts ------------------------------------------------------------------------------------------------
 
@@ -265,14 +260,12 @@ class Service:
     def want_models(self, account_id: str) -> None:
         """See to it that an account's model list is no older than it should be, without waiting."""
         if self.catalogs.due(account_id, self.clock()):
-            self._beside(f"models {account_id}", lambda: self.fetch_models(account_id))
+            self._beside.run(f"models {account_id}", lambda: self.fetch_models(account_id))
 
     async def settled_models(self, account_id: str, seconds: float) -> None:
         """Ask for an account's model list and wait for it, so many seconds at the most; a failure is logged."""
         self.want_models(account_id)
-        running = self._tasks.get(f"models {account_id}")
-        if running is not None:
-            await asyncio.wait([running], timeout=seconds)
+        await self._beside.wait(f"models {account_id}", seconds)
 
     def want_import(self) -> bool:
         """Take over logins of other programs, without waiting; tell whether there are any to look at.
@@ -283,39 +276,33 @@ class Service:
         found = sources.discover(self.around, kinds)
         if found:
             importer = Importer(self.registry, self.tokens, self._asker, clock=self.clock)
-            self._beside("import", lambda: importer.run(found))
+            self._beside.run("import", lambda: importer.run(found))
         return bool(found)
 
     def usage_due(self, account: Account, *, forced: bool = False) -> bool:
         """Tell whether it is time to ask for an account's usage; *forced* where the user wants the newest."""
-        now = self.clock()
-        fetched = account.usage.fetched_at / 1000 if account.usage else 0.0
-        asked = max(fetched, self._usage_asked.get(account.id, 0.0))
-        old = not 0 <= now - fetched < USAGE_LIFE
-        return (old or forced) and not 0 <= now - asked < USAGE_PAUSE
+        return usage.due(account, self._usage_asked.get(account.id, 0.0), self.clock(), forced=forced)
 
     def want_usage(self, account: Account) -> None:
         """See to it that an account's usage is no older than it should be, without waiting."""
         if self.usage_due(account):
-            self._beside(f"usage {account.id}", lambda: self.fetch_usage(account.id))
+            self._beside.run(f"usage {account.id}", lambda: self.fetch_usage(account.id))
 
     def renew_beside(self, account_id: str, rejected: str) -> None:
         """Have a refused token renewed where the request has no attempt left to wait for it."""
-        self._beside(f"renew {account_id}", lambda: self.tokens.renew(account_id, rejected))
+        self._beside.run(f"renew {account_id}", lambda: self.tokens.renew(account_id, rejected))
 
     async def settle(self) -> None:
         """Wait for everything that runs beside."""
-        while running := [task for task in self._tasks.values() if not task.done()]:
-            await asyncio.gather(*running, return_exceptions=True)
+        await self._beside.settle()
 
     def close(self) -> None:
         """Cancel what runs beside, and write what is noted."""
-        for task in self._tasks.values():
-            task.cancel()
+        self._beside.close()
         try:
             self._notebook.flush()
         except StoreError as error:
-            _complain(error)
+            complain(error)
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
@@ -331,30 +318,7 @@ class Service:
             if account.id not in tried
         )
 
-    def _beside(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
-        """Run *work* beside the requests unless the same runs already."""
-        running = self._tasks.get(name)
-        if running is None or running.done():
-            self._tasks[name] = _task(_logged(work), name)
-
     def _note(self, alter: Alteration) -> None:
         """Have *alter* written with whatever else is noted in the next moment; reads see it at once."""
         self._notebook.add(alter)
-        self._beside("store", self._notebook.write)
-
-
-def _task(work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
-    return asyncio.get_running_loop().create_task(work, name=f"kiro {name}")
-
-
-def _complain(error: StoreError) -> None:
-    logger.warning("What is known of a Kiro account could not be stored: %s", error.sentence)
-
-
-async def _logged(work: Callable[[], Awaitable[object]]) -> None:
-    try:
-        await work()
-    except StoreError as error:
-        _complain(error)
-    except KimiMitmError as error:
-        logger.info("Kiro: %s", error)
+        self._beside.run("store", self._notebook.write)

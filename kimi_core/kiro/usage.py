@@ -20,6 +20,8 @@ from kimi_core.plain import line
 
 RED = 0.10  # as Kimi's usage: red with so much left or less …
 YELLOW = 0.30  # … and yellow
+LIFE = 300.0  # seconds that an account's usage is good for (kiro.md §8)
+PAUSE = 30.0  # seconds between two questions for the usage of one account, whoever wants it (kiro.md §8)
 TOO_LARGE = 1e15  # no number of credits is; sums of such numbers stay finite
 DAY = 86_400_000  # milliseconds
 RESOURCES = ("CREDIT", "AGENTIC_REQUEST", "VIBE", "SPEC")  # what a plan may count, the one that matters first
@@ -83,6 +85,16 @@ def left(used: float, limit: float) -> float:
 def severity(part: float) -> str:
     """Return how a rest is shown: red, yellow or green."""
     return "red" if part <= RED else "yellow" if part <= YELLOW else "green"
+
+
+def due(account: Account, asked: float, now: float, *, forced: bool = False) -> bool:
+    """Tell whether it is time to ask for the usage of *account*, which was *asked* for last then, in vain or not.
+
+    *forced* where the user wants the newest. Moments are unix seconds.
+    """
+    fetched = account.usage.fetched_at / 1000 if account.usage else 0.0
+    old = not 0 <= now - fetched < LIFE
+    return (old or forced) and not 0 <= now - max(fetched, asked) < PAUSE
 
 
 def noted(account: Account, usage: Usage) -> Account:

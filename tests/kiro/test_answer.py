@@ -3,7 +3,8 @@
 import pytest
 
 from kimi_core.errors import UpstreamError
-from kimi_core.kiro.answer import FINISH_REASONS, Answer, AnswerOptions
+from kimi_core.kiro.answer import Answer, AnswerOptions
+from kimi_core.kiro.ending import FINISH_REASONS
 from kimi_core.kiro.events import (
     ContextUsage,
     Failure,

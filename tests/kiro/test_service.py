@@ -11,7 +11,7 @@ from kimi_core.kiro.events import Failure
 from kimi_core.kiro.health import Event
 from kimi_core.kiro.records import UsageRecord
 from kimi_core.kiro.refusals import Faulty, Suspended
-from kimi_core.kiro.service import USAGE_LIFE, Service
+from kimi_core.kiro.service import Service
 from tests.kiro.pool_accounts import NOW, finding, ms
 from tests.kiro.service_stand_ins import World, social
 
@@ -182,7 +182,7 @@ async def test_usage_is_asked_for_when_it_is_old(world, monkeypatch):
     world.service.want_usage(world.stored("a"))
     await world.service.settle()
     assert world.stored("a").usage.used == 10
-    world.now += USAGE_LIFE - 1
+    world.now += usage.LIFE - 1
     world.service.want_usage(world.stored("a"))
     await world.service.settle()
     assert asked == ["a"]
@@ -281,11 +281,12 @@ async def test_closing_writes_what_is_noted(world, monkeypatch):
     world.service.renew_beside("a", "fake-old")
     world.service.note("a", Event.served)
     await asyncio.sleep(0)
+    (renewal,) = (task for task in asyncio.all_tasks() if task.get_name() == "kiro renew a")
     world.service.close()
     assert world.stored("a").request_count == 1
     await world.service.settle()
     assert world.stored("a").request_count == 1
-    assert world.service._tasks["renew a"].cancelled()
+    assert renewal.cancelled()
     world.service.close()
 
 
