@@ -1,6 +1,6 @@
 """Instructions that a real mitmdump executes per request and per streamed piece, plain and with the addon.
 
-Run `python benchmarks/instructions.py` (Linux with valgrind; about two minutes). callgrind counts what the processor
+Run `python benchmarks/instructions.py` (Linux with valgrind; about three minutes). callgrind counts what the processor
 is told to do, which no neighbour on the machine can change: two runs differ by a percent or so, by what Python's
 allocator and garbage collector happen to do. What an instruction costs is another matter; read these figures beside
 those of `proxy.py`.
@@ -29,7 +29,7 @@ from benchmarks._table import Found, Table, publish
 
 TOOLS = ("valgrind", "callgrind_control")
 WARM_UP = 20  # requests: enough for every cache, and each is slow here
-FEW, MANY = 5, 25  # requests
+FEW, MANY = 5, 125  # requests; the garbage collector comes every ten or so
 SHORT, LONG = 50, 300  # pieces
 PATIENCE = 20.0  # seconds for a piece to arrive: the process is fifty times slower
 CONTROL_SECONDS = 60.0

@@ -1,6 +1,6 @@
 """Cost of the whole program: real mitmdump processes between a client and a fake service, against a plain mitmdump.
 
-Run `python benchmarks/proxy.py` (Linux; one to two minutes). All is plain HTTP on loopback: the
+Run `python benchmarks/proxy.py` (Linux; two to four minutes). All is plain HTTP on loopback: the
 client uses the local endpoint (/kimi/v1, /kiro/v1) of the one with the addon, and the other as its HTTP proxy, so that
 TLS, which costs both the same, hides no difference. The plain one streams the same bytes of the same service through
 a callable that does nothing. Both run with mitmdump's own defaults.
@@ -44,9 +44,9 @@ from benchmarks._proxy_rounds import (
 from benchmarks._proxy_servers import Answer, FakeService
 from benchmarks._table import Found, Table, publish
 
-LONGEST = 150.0  # seconds for the whole
-SECONDS = 15.0  # of one comparison, after which no further round begins
-ROUNDS = 6  # even: each proxy is the first in half of them
+LONGEST = 300.0  # seconds for the whole
+SECONDS = 30.0  # of one comparison, after which no further round begins
+ROUNDS = 16  # even: each proxy is the first in half of them
 PIECES = 4000  # of the stream of a round: half a second of processor time, since that is counted in 10 ms
 STREAMS = 200
 HELD_PIECES = 8  # that each open stream has brought so far
