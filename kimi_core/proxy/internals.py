@@ -141,6 +141,13 @@ INTERNALS: tuple[Internal, ...] = (  # what a replay needs
     Internal(
         "mitmproxy.proxy.server", "ConnectionHandler.open_connection", "uses", ("timestamp_start", "timestamp_end")
     ),
+    *_takes_rows(
+        "mitmproxy.proxy.server",
+        {"ConnectionHandler.handle_connection": "connection", "ConnectionHandler.server_event": "event"},
+    ),
+    Internal("mitmproxy.proxy.server", "ConnectionHandler.handle_connection", "uses", ("server_event", "transports")),
+    Internal("mitmproxy.proxy.server", "ConnectionHandler", "has", ("transports",)),
+    Internal("mitmproxy.proxy.events", "ConnectionClosed", "has", ("connection",)),
     Internal(f"{_HTTP}._http1", "make_body_reader", "uses", ("ChunkedReader",)),
     Internal(f"{_HTTP}._http1", "Http1Connection.read_body", "uses", ("body_reader", "buf", "ReceiveProtocolError")),
     *_takes_rows(

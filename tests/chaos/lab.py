@@ -241,6 +241,10 @@ class Lab:
         """Return the resident memory of the proxy in KiB."""
         return int(self.status_field("VmRSS").split()[0])
 
+    def descriptors(self) -> int:
+        """Return how many files and sockets the proxy has open."""
+        return len(list(Path(f"/proc/{self.proxy.pid}/fd").iterdir()))
+
     def status_field(self, name: str) -> str:
         """Return a field of the proxy's /proc/PID/status."""
         lines = Path(f"/proc/{self.proxy.pid}/status").read_text().splitlines()
