@@ -36,10 +36,13 @@ class BoundedServer(Http1Server):
 
     def read_headers(self, event: events.ConnectionEvent) -> Steps:
         """Read a head; one that is too long is answered at once."""
-        for command in super().read_headers(event):
+        steps = super().read_headers(event)
+        for command in steps:
             if isinstance(command, commands.Log):
                 command.message = f"{human.format_address(self.conn.peername)}: {REFUSED}"
             yield command
+            if isinstance(command, ReceiveHttp):  # it was understood
+                yield from steps
         if self.state == self.read_headers and len(self.buf) > HEAD_BYTES:
             text = f"The head of the request is longer than {HEAD_BYTES >> 10} KiB."
             self.state, self.buf = self.done, ReceiveBuffer()
@@ -63,21 +66,21 @@ class BoundedClient(Http1Client):
         """Read a head; one that is too long is an attempt that failed."""
         if isinstance(event, events.ConnectionClosed):
             self.buf = ReceiveBuffer()  # half a head says no more than none
-        for command in super().read_headers(event):
+        steps = super().read_headers(event)
+        for command in steps:
             if isinstance(command, commands.Log):
                 command.message = UNASKED
-            elif isinstance(event, events.DataReceived) and self.state == self.read_headers:
-                _unquote(command)
+            elif isinstance(command, ReceiveHttp) and isinstance(event, events.DataReceived):
+                if isinstance(command.event, ResponseProtocolError):  # it was not understood
+                    command.event.message = BROKEN
+                yield command
+                yield from steps
+                return
             yield command
         if self.state == self.read_headers and self.stream_id is not None and len(self.buf) > HEAD_BYTES:
             self.state, self.buf = self.done, ReceiveBuffer()
             yield commands.CloseConnection(self.conn)
             yield ReceiveHttp(ResponseProtocolError(self.stream_id, ENDLESS, ErrorCode.GENERIC_SERVER_ERROR))
-
-
-def _unquote(command: commands.Command) -> None:
-    if isinstance(command, ReceiveHttp) and isinstance(command.event, ResponseProtocolError):
-        command.event.message = BROKEN
 
 
 def enable() -> None:
