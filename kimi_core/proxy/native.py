@@ -12,7 +12,7 @@ from mitmproxy import http
 
 from kimi_core.exchange import Provider, RequestHead
 from kimi_core.proxy import guard, record, sides
-from kimi_core.proxy.control import PassingControl
+from kimi_core.proxy.passing import PassingControl
 from kimi_core.proxy.stream import AnswerStream, Tape
 
 CREDENTIALS = ("authorization", "x-api-key", "cookie")

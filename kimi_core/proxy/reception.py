@@ -16,7 +16,8 @@ from mitmproxy.exceptions import AddonHalt
 from kimi_core.errors import Refused, Unforeseen
 from kimi_core.exchange import Provider, Reply, RequestHead, Route, reply_for
 from kimi_core.proxy import again, guard, journal, local, native, record, replay, seal, sides, takeover
-from kimi_core.proxy.control import Client, ExchangeControl, RefusedControl, plain_body
+from kimi_core.proxy.control import Client, ExchangeControl, plain_body
+from kimi_core.proxy.passing import RefusedControl
 from kimi_core.proxy.status import PageControl, StatusPage
 from kimi_core.settings import Settings
 

@@ -21,9 +21,9 @@ from kimi_core.kiro.condition import SERVING, State, condition
 from kimi_core.kiro.provider import Kiro
 from kimi_core.page import files
 from kimi_core.proxy import guard
-from kimi_core.proxy.control import RefusedControl
 from kimi_core.proxy.journal import Recorder
 from kimi_core.proxy.key import AUTO, key_path
+from kimi_core.proxy.passing import RefusedControl
 from kimi_core.settings import Settings
 
 if TYPE_CHECKING:

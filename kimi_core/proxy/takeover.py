@@ -14,7 +14,7 @@ from mitmproxy import http
 from kimi_core.errors import BadRequest
 from kimi_core.exchange import Provider, Reply, RequestHead, reply_for
 from kimi_core.proxy import seal
-from kimi_core.proxy.control import PassingControl
+from kimi_core.proxy.passing import PassingControl
 from kimi_core.wire.lossless import Document
 
 CHAT = "/chat/completions"

@@ -15,7 +15,8 @@ from kimi_core.kiro.provider import Kiro
 from kimi_core.kiro.service import Service
 from kimi_core.outbound import Outbound
 from kimi_core.proxy import replay
-from kimi_core.proxy.control import ExchangeControl, RefusedControl
+from kimi_core.proxy.control import ExchangeControl
+from kimi_core.proxy.passing import RefusedControl
 from kimi_core.settings import Settings
 from kimi_core.tokens import OAuthToken
 from tests.abuse.flows import error, flow

@@ -4,7 +4,7 @@ import pytest
 from mitmproxy.exceptions import AddonHalt
 
 from kimi_core.proxy import replay
-from kimi_core.proxy.control import RefusedControl
+from kimi_core.proxy.passing import RefusedControl
 from tests.abuse.flows import error, flow, local
 from tests.proxy.stand_ins import FakeExchange, FakeProvider
 

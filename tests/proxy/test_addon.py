@@ -17,7 +17,8 @@ from kimi_core.exchange import Headers, Reply, reply_for
 from kimi_core.proxy import addon as module
 from kimi_core.proxy import connecting, guard, journal, record, replay
 from kimi_core.proxy.addon import KimiMitm, addons
-from kimi_core.proxy.control import ExchangeControl, RefusedControl
+from kimi_core.proxy.control import ExchangeControl
+from kimi_core.proxy.passing import RefusedControl
 from tests.proxy.conftest import start
 from tests.proxy.stand_ins import SECRET, FakeExchange, FakeProvider
 

@@ -9,7 +9,8 @@ from mitmproxy.test import taddons, tflow, tutils
 from kimi_core.errors import BadRequest
 from kimi_core.exchange import AnswerHead, Headers, Limits, Relay, Reply, RequestHead, Retry, reply_for
 from kimi_core.proxy import sides
-from kimi_core.proxy.control import Client, ExchangeControl, RefusedControl
+from kimi_core.proxy.control import Client, ExchangeControl
+from kimi_core.proxy.passing import RefusedControl
 from kimi_core.proxy.replay import Attempt
 from tests.proxy.stand_ins import SECRET, FakeExchange, Line, attempt
 

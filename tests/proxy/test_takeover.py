@@ -7,7 +7,8 @@ from mitmproxy.test import tflow
 from kimi_core.errors import NotLoggedIn
 from kimi_core.exchange import Headers, RequestHead, reply_for
 from kimi_core.proxy import replay, takeover
-from kimi_core.proxy.control import ExchangeControl, RefusedControl
+from kimi_core.proxy.control import ExchangeControl
+from kimi_core.proxy.passing import RefusedControl
 from tests.proxy.stand_ins import FakeExchange, FakeProvider
 
 KIMI = FakeProvider(None)
