@@ -202,6 +202,7 @@ def test_room_that_was_taken_is_there_for_the_write(document: Document, monkeypa
     assert document.path.with_name(beside).stat().st_size > document.path.stat().st_size
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.mkstemp", no_space)
+        document.probe()
         document.write({"new": 1})
         with pytest.raises(StoreError, match="No space left"):
             document.write({"newer": 1})

@@ -15,7 +15,7 @@ from kimi_core.cli.kimi_views import USABLE, models_view, status_object, status_
 from kimi_core.cli.output import ExitCode, Report
 from kimi_core.cli.steps import Steps
 from kimi_core.cli.wish import Wish
-from kimi_core.errors import ConfigError, KimiMitmError
+from kimi_core.errors import ConfigError, KimiMitmError, StoreBusy
 from kimi_core.kimi.account import Account
 from kimi_core.kimi.constants import Site, site_for, sites
 from kimi_core.kimi.device import Device, device_id_path
@@ -78,9 +78,16 @@ class Kimi:
         aside: list[Path] = []
 
         async def store() -> Path:  # awaits nothing: Ctrl-C comes before the old login is touched, or after
-            if (status := account.session.status()).state == "damaged":
-                Document(status.path).probe()  # a file that nothing could take the place of stays where it is
-                aside.append(Document(status.path).put_aside())
+            status = account.session.status()
+            document = Document(status.path)
+            if status.state == "damaged":
+                document.probe()  # a file that nothing could take the place of stays where it is
+                aside.append(document.put_aside())
+            try:
+                with document.lock(0.0):
+                    pass
+            except StoreBusy as error:  # what has it is waited for, which takes a while
+                steps.unstored(error)
             return account.session.save(token)
 
         path = await kept(store, steps, app.world.sleep)

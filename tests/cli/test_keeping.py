@@ -109,6 +109,18 @@ def test_a_store_that_others_use_is_waited_for(kiro, monkeypatch):
     assert len(kiro.accounts) == 1
 
 
+def test_a_login_that_is_being_renewed_is_waited_for_with_a_word(cli, monkeypatch):
+    """Kimi's has one file and one lock for both: it is waited for as long as a renewal may take, and then not."""
+    monkeypatch.setattr("kimi_core.kimi.session.LOCK_WAIT", 0.1)
+    cli.log_in()
+    before = cli.stored()
+    with Document(cli.login_file).lock(1.0):
+        result = cli("login", "kimi")
+    assert result.exit_code == 0
+    assert "in use by another process" in result.stderr
+    assert cli.stored()["access_token"] != before["access_token"]
+
+
 def test_a_damaged_login_is_put_aside_once(cli, monkeypatch):
     """However often the new one is tried to be stored."""
     monkeypatch.setattr(keeping, "PAUSE", PAUSE)
