@@ -22,8 +22,8 @@ from kimi_core.exchange import Attempt, Headers
 from kimi_core.kiro import health, profile
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.profile import Place
-from kimi_core.kiro.request import Translated
 from kimi_core.kiro.service import Service
+from kimi_core.kiro.translated import Translated
 from kimi_core.kiro.verdict import Action, Finding, Kind
 from kimi_core.routing import authority
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from kimi_core.conversation import conversation_key
-from kimi_core.errors import KimiMitmError, StoreError, UpstreamError
+from kimi_core.errors import KimiMitmError, StoreError
 from kimi_core.exchange import (
     Answer,
     AnswerHead,
@@ -34,9 +34,11 @@ from kimi_core.kiro.catalog import ModelInfo
 from kimi_core.kiro.converter import ChatStream, collect
 from kimi_core.kiro.events import Failure
 from kimi_core.kiro.opening import Opening, Peek
-from kimi_core.kiro.refusals import AllUnavailable
-from kimi_core.kiro.request import RequestOptions, Translated
+from kimi_core.kiro.refusals import AllUnavailable, Silent
+from kimi_core.kiro.request import RequestOptions
 from kimi_core.kiro.service import Service
+from kimi_core.kiro.toolsets import ToolSets
+from kimi_core.kiro.translated import Translated
 from kimi_core.kiro.verdict import Finding, Kind
 from kimi_core.wire.chat_chunks import ChunkWriter, Completion
 
@@ -53,21 +55,13 @@ IGNORED = "x-kimi-mitm-ignored"
 SHARED_FAULT = frozenset({Kind.quota, Kind.rate, Kind.auth, Kind.suspended})  # what "no account is left" says better
 
 
+_TOOLSETS = ToolSets()  # what they become depends on no account and no setting
 _options = lru_cache(maxsize=1)(RequestOptions)  # they are the same for every request
 
 
 @lru_cache(maxsize=1)
 def _limits(first_byte: float, idle: float) -> Limits:
     return Limits(first_byte or None, idle or None, KEEP_ALIVE)
-
-
-class Silent(UpstreamError):
-    """The service sent nothing more within the limit."""
-
-    code = "kiro_silent"
-    status = 504
-    retryable = True
-    hint = "This may pass; try again later."
 
 
 class KiroExchange(Exchange):
@@ -136,6 +130,7 @@ class KiroExchange(Exchange):
             conversation_id=key.value,
             options=_options(settings.kiro_reasoning, settings.kiro_forced_tools, settings.kiro_max_weight),
             recall=service.turns.recall(key.value),
+            toolsets=_TOOLSETS,
         )
         self.story.facts.update(self._translated.facts)
         self.story.repairs.update(self._translated.repairs)

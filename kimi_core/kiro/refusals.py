@@ -18,6 +18,7 @@
     ├── Unreachable                  502  this address does not serve the call
     ├── Faulty                       502  a fault of the service or the way to it
     └── Puzzling                     502  an answer that is not known here
+    Silent                           504  nothing comes any more
 
 Hints of final errors hold no word that opencode's retry test takes for a passing fault.
 """
@@ -26,7 +27,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from kimi_core.errors import KimiMitmError
+from kimi_core.errors import KimiMitmError, UpstreamError
 from kimi_core.kiro.failures import AnswerFailed
 
 
@@ -176,3 +177,12 @@ class NoneUsable(KimiMitmError):
     def __init__(self, reasons: tuple[str, ...]) -> None:
         super().__init__(f"No Kiro account can be used. {'; '.join(reasons)}." if reasons else "No Kiro account.")
         self.reasons = reasons
+
+
+class Silent(UpstreamError):
+    """The service sent nothing more within the limit."""
+
+    code = "kiro_silent"
+    status = 504
+    retryable = True
+    hint = "This may pass; try again later."

@@ -11,8 +11,8 @@ the same turns.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json
@@ -21,10 +21,11 @@ from kimi_core.errors import BadRequest
 from kimi_core.kiro import effort, fields, history, openai_in, tools
 from kimi_core.kiro.catalog import ModelInfo, normalise
 from kimi_core.kiro.failures import ContextExceeded
-from kimi_core.kiro.fields import ResponseFormat
 from kimi_core.kiro.history import Conversation, Recall, nothing_recalled
 from kimi_core.kiro.openai_in import Received
 from kimi_core.kiro.tools import ToolSet
+from kimi_core.kiro.toolsets import ToolSets
+from kimi_core.kiro.translated import Translated
 from kimi_core.kiro.turns import AssistantTurn, Turn, UserTurn, written
 from kimi_core.kiro.usage_tokens import ASCII_TOKENS, OTHER_TOKENS
 from kimi_core.wire.lossless import dump
@@ -71,45 +72,6 @@ class RequestOptions:
     max_weight: int = 0
 
 
-@dataclass(slots=True)
-class Translated:
-    """A request to send, and what its answer has to be; not altered once it is made.
-
-    `tool_aliases`: tool name on the wire -> the client's, where they differ. `stubs`: the client's names of tools that
-    are there for the history's sake. `stop`, `max_tokens`: to be enforced on the answer, Kiro has no field for them.
-    `ignored`: paths of fields that have no effect, fit for a header. `response_format` other than text: the answer is
-    bare JSON. `thinking_tags`: the model was asked for tagged thoughts. `prompt_tokens`: an estimate. `weight`: what
-    counts against the service's limit of size. `facts` and `repairs` are for the flow and hold no text of the
-    conversation.
-    """
-
-    conversation: bytes = field(repr=False)
-    model_id: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    tool_aliases: Mapping[str, str] = field(default_factory=dict)
-    stubs: tuple[str, ...] = ()
-    stop: tuple[str, ...] = ()
-    max_tokens: int | None = None
-    ignored: tuple[str, ...] = ()
-    response_format: ResponseFormat = "text"
-    thinking_tags: bool = False
-    wants_stream: bool = False
-    wants_usage: bool = False
-    prompt_tokens: int = 0
-    weight: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
-    repairs: dict[str, int] = field(default_factory=dict)
-
-    def body(self, profile_arn: str | None = None) -> bytes:
-        """Return the body to send for an account with this profile; without one the field is left out (§3.3)."""
-        members = [b'{"conversationState":', self.conversation]
-        if profile_arn:
-            members += [b',"profileArn":', to_json(profile_arn)]
-        if self.fields:
-            members += [b',"additionalModelRequestFields":', to_json(self.fields)]
-        return b"".join([*members, b"}"])
-
-
 def read(body: bytes) -> Received:
     """Return the request in *body*, checked in its form. Raises BadRequest."""
     return openai_in.read(body)
@@ -123,18 +85,21 @@ def translate(
     conversation_id: str,
     options: RequestOptions | None = None,
     recall: Recall = nothing_recalled,
+    toolsets: ToolSets | None = None,
 ) -> Translated:
     """Return what to send for the chat request *body*, as it came or read already.
 
     *model* is what the catalog knows of the model asked for, None where it knows nothing; then the name goes out as
     `catalog.normalise` gives it. *identity_origin* is KIRO_CLI or AI_EDITOR. *conversation_id* is the same in every
-    request of a conversation, 1 to 128 characters. *recall* knows what the model thought in earlier turns.
+    request of a conversation, 1 to 128 characters. *recall* knows what the model thought in earlier turns,
+    *toolsets* what tools of earlier requests became.
 
     Raises BadRequest, whose `param` is the path of the field at fault, and ContextExceeded. Linear in the body.
     """
     try:
         received = openai_in.read(body) if isinstance(body, bytes) else body
-        return _Translation(received, model, options or RequestOptions(), recall).run(identity_origin, conversation_id)
+        translation = _Translation(received, model, options or RequestOptions(), recall, toolsets)
+        return translation.run(identity_origin, conversation_id)
     except RecursionError as error:
         raise BadRequest("The request body is nested too deeply.") from error
 
@@ -142,11 +107,19 @@ def translate(
 class _Translation:
     """One request under way."""
 
-    def __init__(self, received: Received, model: ModelInfo | None, options: RequestOptions, recall: Recall) -> None:
-        self._request, _, self._mended = received
+    def __init__(
+        self,
+        received: Received,
+        model: ModelInfo | None,
+        options: RequestOptions,
+        recall: Recall,
+        toolsets: ToolSets | None,
+    ) -> None:
+        self._request, self._values, self._mended = received
         self._model = model
         self._options = options
         self._recall = recall
+        self._toolsets = toolsets
         self._ignored: dict[str, None] = {}
         self._repairs: defaultdict[str, int] = defaultdict(int)
         self._facts: dict[str, Any] = {}
@@ -163,7 +136,7 @@ class _Translation:
         conversation = history.build(request.messages, images=model is None or model.takes_images, recall=self._recall)
         names = [tool.function.name for tool in request.tools or ()]
         choice = tools.choice(request.tool_choice, names, self._options.forced_tools)
-        toolset = tools.build(request.tools or (), conversation.called(), choice.allowed)
+        toolset = self._tools(conversation.called(), choice.allowed)
         conversation.system += [*toolset.sections, *filter(None, (hint, thinking.tags))]
         if choice.forced:
             current = conversation.turns[-1]
@@ -221,6 +194,12 @@ class _Translation:
         native = max(low, min(asked, high))
         self._repairs["max-tokens-clamped"] += native != asked
         return native, asked if asked < native else None
+
+    def _tools(self, called: Iterable[str], allowed: frozenset[str] | None) -> ToolSet:
+        offered = self._request.tools or ()
+        if self._toolsets is None:
+            return tools.build(offered, called, allowed)
+        return self._toolsets.build(self._values.get("tools"), offered, called, allowed)
 
     # --- the document ------------------------------------------------------------------------------------------------
 

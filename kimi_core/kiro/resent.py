@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 from kimi_core.errors import BadRequest
 from kimi_core.exchange import RequestHead
 from kimi_core.kiro.exchange import KiroExchange
-from kimi_core.kiro.request import Translated
+from kimi_core.kiro.translated import Translated
 
 LABEL = "Bearer [kiro "
 STATE = "conversationState"
