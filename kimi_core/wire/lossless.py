@@ -23,7 +23,8 @@ interpreter's own limit.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any, Self
 
@@ -34,7 +35,20 @@ from kimi_core.errors import BadRequest
 SHORT = 32 * 1024  # bytes: up to here writing twice takes less time than keeping pieces
 _SPACE = b" \t\n\r"  # RFC 8259 §2
 _INTEGER_DIGITS = 4300  # int() refuses longer ones (CVE-2020-10735); they are kept as text
+_escaped = partial(to_json, ensure_ascii=True)
 _TOO_DEEP = "The request body is nested too deeply."
+
+
+def _can_escape() -> bool:
+    try:
+        _escaped("")
+    except TypeError:  # pydantic-core 2.33, the newest that fits mitmproxy 12.2 on Python 3.12
+        return False
+    return True
+
+
+CAN_ESCAPE = _can_escape()
+"""Does the fast writer know ``\\u00e9``? Where it does not, a body that has any takes the exact way."""
 
 
 class Number(float):
@@ -57,7 +71,7 @@ class Document:
     The elements of the lists named in `PIECES` are written already: who edits one says so with `touch`.
     """
 
-    __slots__ = ("_ascii", "_fast", "_pieces", "duplicates", "values")
+    __slots__ = ("_fast", "_json", "_pieces", "duplicates", "values")
 
     PIECES = ("messages", "tools")
 
@@ -70,7 +84,7 @@ class Document:
         one for a status, and ask again.
         """
         self.duplicates = 0
-        self._ascii = False
+        self._json: Callable[[Any], bytes] = to_json
         self._pieces: dict[int, tuple[Any, bytes]] = {}
         try:
             values = from_json(body, allow_inf_nan=False)
@@ -90,8 +104,8 @@ class Document:
             return True
         if _consists_of(body, self._write(values)):
             return True
-        if body.isascii() and rb"\u" in body:
-            self._ascii = True
+        if CAN_ESCAPE and body.isascii() and rb"\u" in body:
+            self._json = _escaped
             self._pieces.clear()
             if _consists_of(body, self._write(values)):
                 return True
@@ -102,11 +116,11 @@ class Document:
         """Yield *values* as JSON by the fast writer, in pieces, and keep those of the elements."""
         before = b"{"
         for key, value in values.items():
-            yield before + to_json(key, ensure_ascii=self._ascii) + b":"
+            yield before + self._json(key) + b":"
             if key in self.PIECES and isinstance(value, list):
                 yield from self._write_elements(value)
             else:
-                yield to_json(value, ensure_ascii=self._ascii)
+                yield self._json(value)
             before = b","
         yield b"}" if values else b"{}"
 
@@ -115,7 +129,7 @@ class Document:
         for element in elements:
             known = self._pieces.get(id(element))
             if known is None:
-                known = self._pieces[id(element)] = (element, to_json(element, ensure_ascii=self._ascii))
+                known = self._pieces[id(element)] = (element, self._json(element))
             yield before
             yield known[1]
             before = b","
@@ -161,7 +175,7 @@ class Document:
         if self._fast:
             try:
                 if not self._pieces:
-                    return to_json(self.values, ensure_ascii=self._ascii)
+                    return self._json(self.values)
                 return b"".join(self._write(self.values))
             except PydanticSerializationError:
                 pass  # an edit brought a lone surrogate in

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kimi_core.errors import BadRequest
-from kimi_core.wire.lossless import Document, Number, dump
+from kimi_core.wire.lossless import CAN_ESCAPE, Document, Number, dump
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
@@ -51,7 +51,9 @@ def test_what_was_rendered_once_keeps_its_bytes(value, style):
         '{"a":1,"messages":[],"tools":[]}',
         '{"messages":[{"content":"é 思考 \\u001f \\\\ \\" \\n"},null,7]}',
         '{"n":1.0,"m":-0.0,"e":1e-7,"big":123456789012345678901234567890}',
-        '{"a":"\\u00e9\\ud83d\\ude00"}',
+        pytest.param(
+            '{"a":"\\u00e9\\ud83d\\ude00"}', marks=pytest.mark.skipif(not CAN_ESCAPE, reason="an older pydantic-core")
+        ),
     ],
 )
 def test_a_body_of_a_common_writer_keeps_its_very_bytes(text):
