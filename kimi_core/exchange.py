@@ -224,8 +224,11 @@ class Converter(Protocol):
         """Say that the answer has ended; return what is left to send."""
         ...
 
-    def fail(self, error: KimiMitmError) -> bytes:
-        """Say that the answer was cut; return what is left, and an error frame in the client's dialect."""
+    def fail(self, error: KimiMitmError) -> bytes | None:
+        """Say that the answer was cut; return what is left, and an error frame in the client's dialect.
+
+        None where the client has a part that nothing can be said in: its connection is broken off then.
+        """
         ...
 
 

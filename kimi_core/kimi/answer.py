@@ -187,13 +187,13 @@ class JsonAnswer:
             self._note(self._story, answer, body)
         return b""
 
-    def fail(self, error: KimiMitmError) -> bytes:
-        """Say that the answer was cut: an error object where nothing has gone out, else half an answer stays half."""
+    def fail(self, error: KimiMitmError) -> bytes | None:
+        """Say that the answer was cut: an error object where nothing has gone out; into half of one no word fits."""
         self._body = bytearray()
         if self._story is not None:
             self._story.facts["error"] = error.code
         if self._length:
-            return b""
+            return None
         return anthropic_body(error) if self._dialect == "anthropic" else openai_body(error)
 
     def _note(self, story: Story, answer: dict[str, Any], body: bytes) -> None:

@@ -68,6 +68,6 @@ class _Watched:
         """Pass it on."""
         return self._converter.finish()
 
-    def fail(self, error: KimiMitmError) -> bytes:
+    def fail(self, error: KimiMitmError) -> bytes | None:
         """Pass it on."""
         return self._converter.fail(error)

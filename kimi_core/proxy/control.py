@@ -217,7 +217,8 @@ class ExchangeControl:
         """
         if self.stream is None or limit != "idle":
             return None
-        return self.stream.tape.feed(self.stream.fail(self.exchange.silence(self.limits.idle or 0)))
+        words = self.stream.fail(self.exchange.silence(self.limits.idle or 0))
+        return None if words is None else self.stream.tape.feed(words)
 
     def collect(self, flow: http.HTTPFlow) -> None:
         """Have an answer that was read whole turned into what the client gets; it has not been sent yet."""

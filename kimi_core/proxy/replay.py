@@ -164,6 +164,9 @@ class Sink(ABC):
     over = False
     """True, after a piece, once the client has everything; the rest is then cancelled."""
 
+    broken = False
+    """True, with `over`, where the client has a part alone and cannot be told: its connection is then broken off."""
+
     @abstractmethod
     def __call__(self, data: bytes) -> Sequence[bytes]:
         """Take a piece (b"" = the end), return the pieces for the client."""

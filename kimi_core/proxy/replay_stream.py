@@ -68,6 +68,7 @@ SURE_DIGITS = 15  # of a length that is surely a number, and no attempt at somet
 MULTIPLEXED = frozenset({b"h2", b"h3"})  # protocols (ALPN) that have frames: for trailers, for the end of a body
 FIRST_STATUS, LAST_STATUS = 200, 599  # of a final answer (RFC 9110 §15)
 MALFORMED = "the head of its answer breaks the rules of HTTP"
+CUT = "the answer could not be read to its end"
 UNCHECKED = "The connection to the service could not be checked, so nothing was sent."
 UNSEALED = "The credentials could not be put into the request, so nothing was sent."
 
@@ -195,6 +196,16 @@ class ReplayStream(StockStream):
         """End an answer of which the client has everything, and have the server stop."""
         yield from self._cancel()
         yield from self.state_stream_response_body(ResponseEndOfMessage(self.stream_id))
+
+    def send_response(self, already_streamed: bool = False) -> Steps[None]:
+        """End an answer in good order, but for one of which the client has a part and cannot be told."""
+        response = self.flow.response
+        sink = response.stream if response and already_streamed else None
+        if isinstance(sink, Sink) and sink.broken:
+            failure = ResponseProtocolError(self.stream_id, CUT, ErrorCode.GENERIC_SERVER_ERROR)
+            yield from super().handle_protocol_error(failure)
+        else:
+            yield from super().send_response(already_streamed)
 
     def passthrough(self, event: events.Event) -> Steps[None]:
         """Hand everything to the layer that took the stream over, but for late wakeups of our own."""

@@ -85,7 +85,7 @@ class AnswerStream(Sink):
                 out = self._converter.finish() if self._converter else b""
         except Exception as error:  # noqa: BLE001 - see the module's head
             _log("An answer could not be converted; the client is told and the rest is dropped.", error)
-            out = self.fail(Unreadable("The answer of the service could not be read."))
+            out = self.fail(Unreadable("The answer of the service could not be read.")) or b""
         if self._ends is not None and self._ends.ended:
             self.over = True
         if not out:
@@ -93,16 +93,21 @@ class AnswerStream(Sink):
         self.tape.add(out)
         return [out]
 
-    def fail(self, error: KimiMitmError) -> bytes:
-        """End the answer with an error in the client's dialect; return the last bytes for the client."""
+    def fail(self, error: KimiMitmError) -> bytes | None:
+        """End the answer with an error in the client's dialect; return the last bytes for the client.
+
+        None where there is no word for it: then the client's connection has to be broken off (`broken`).
+        """
         if self._failed:
             return b""
         self._failed = self.over = True
+        words = None
         try:
-            return self._converter.fail(error) if self._converter else b""
+            words = self._converter.fail(error) if self._converter else None
         except Exception as broken:  # noqa: BLE001 - see the module's head
             _log("An answer could not be ended properly.", broken)
-            return b""
+        self.broken = words is None
+        return words
 
 
 def _log(sentence: str, error: Exception) -> None:

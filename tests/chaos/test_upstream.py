@@ -1,6 +1,7 @@
 """A service that breaks off, breaks the rules, or says what nobody expects: the client gets all of it, or an error."""
 
 import gzip
+import json
 import zlib
 
 import brotli
@@ -276,6 +277,18 @@ def test_a_compressed_answer_that_is_cut_or_damaged_is_an_error(lab, provider, c
     outcome = asked(lab, provider, top, chunk(coded[:-1]), END)
     assert outcome.honest
     assert not outcome.complete or outcome.text == "".join(WORDS), "what the last byte was for has come all the same"
+
+
+@pytest.mark.parametrize("way", ["local", "h1", "h2"])
+def test_a_compressed_object_that_is_cut_is_broken_off(lab, way):
+    """In half a JSON object there is no room for an error: its client must not take it for whole."""
+    coded = zlib.compress(json.dumps({"choices": WORDS}).encode())
+    for framing, body in (("transfer-encoding: chunked", chunk(coded[:99]) + END), ("content-length: 99", coded[:99])):
+        top = head("application/json", "content-encoding: deflate", framing)
+        serve(lab, "kimi", top, body)
+        outcome = lab.ask("kimi", way, stream=False)
+        assert outcome.status == 200
+        assert outcome.broken, outcome
 
 
 @pytest.mark.parametrize("kind", ["text/html", "text/plain", "application/json", "application/octet-stream", "fake"])

@@ -1092,6 +1092,37 @@ def test_cut_answer_that_cannot_end_is_reset(drive, protocols, broken, why, capl
     assert ("raised" in caplog.text) == (why == "raises")
 
 
+class Breaking(Passing):
+    """A sink that cannot go on from the second piece, or the end, and has no words for it."""
+
+    def __call__(self, data):
+        self.over = self.broken = bool(self._seen)
+        self._seen += data
+        return [] if self.broken else [data]
+
+
+@pytest.mark.parametrize("protocols", PROTOCOLS, ids="-".join)
+@pytest.mark.parametrize("where", ["middle", "end"])
+@pytest.mark.parametrize("stored", [False, True])
+def test_an_answer_that_cannot_be_read_and_nobody_told_is_reset(drive, protocols, where, stored):
+    """The client has a part, and must not take it for all; the service is left, and the flow is one with an error."""
+
+    class Broken(Addon):
+        def responseheaders(self, flow):
+            super().responseheaders(flow)
+            flow.response.stream = Breaking(self.policy)
+
+    driver = drive(addon=Broken(Policy()), protocols=protocols, store_streamed_bodies=stored)
+    driver.request()
+    driver.respond(200, b"one", EVENT_STREAM, end=False)
+    driver.send(b"two" if where == "middle" else b"", end=where == "end")
+    if where == "middle" and stored:
+        driver.send(b"", end=True)
+    assert (driver.answer.body, driver.answer.ended, driver.answer.reset) == (b"one", False, True)
+    assert driver.hooks.count("error") == 1
+    assert driver.flows[0].error.msg == replay_stream.CUT
+
+
 class Collecting(Addon):
     """Has every answer read whole."""
 

@@ -63,6 +63,12 @@ def test_an_answer_that_ends_in_the_middle_of_its_coding_is_cut():
     assert stream(packed[:-1]) == [b"ONE\nTWO\n"]
     assert b"ERROR" in b"".join(stream(b""))
     assert stream.over
+    assert not stream.broken
+    plain = AnswerStream(None, decoder_for("gzip"), Tape(100))
+    assert plain(packed[:-1]) == [b"one\ntwo\n"]
+    assert plain(b"") == []
+    assert plain.over
+    assert plain.broken
     whole = AnswerStream(Upper(), decoder_for("gzip"), Tape(100))
     assert whole(packed) == [b"ONE\nTWO\n"]
     assert whole(b"") == []
@@ -74,6 +80,8 @@ def test_without_converter_pieces_pass_as_they_are():
     assert stream(b"abcd") == [b"abcd"]
     assert stream(b"") == []
     assert stream.tape.take() == b"abc"
+    assert stream.fail(UpstreamError("x")) is None
+    assert stream.broken
     assert stream.fail(UpstreamError("x")) == b""
 
 
