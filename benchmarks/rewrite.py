@@ -16,7 +16,7 @@ from pydantic_core import from_json, to_json
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.body import BodyOptions, rewrite
 from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.kimi.models import Catalog, Model

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 
 PARENT_HEADER = "x-parent-session-id"
 PRIVATE_HEADER = "x-opencode-kimi-prompt-cache-key"

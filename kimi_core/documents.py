@@ -13,7 +13,7 @@ from pydantic_core import from_json
 
 from kimi_core import later
 from kimi_core.errors import UpstreamError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.outbound import body_of
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kimi_core.conversation import SESSION_HEADERS, conversation_key
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 
 NATIVE_CLI = "0d9f7f2e-5b1c-4d36-9c36-6f1f6c2f9b10"
 NATIVE_CODE = f"session_{NATIVE_CLI}"

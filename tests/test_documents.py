@@ -2,7 +2,7 @@ import httpx
 import pytest
 
 from kimi_core import documents
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 
 URL = "https://management.example/"
 HEADERS = Headers([("content-type", "application/x-amz-json-1.0"), ("authorization", "Bearer fake-access-1")])

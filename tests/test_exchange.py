@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimi_core.errors import BadRequest, NotLoggedIn
-from kimi_core.exchange import AnswerHead, Attempt, Exchange, Headers, reply_for
+from kimi_core.exchange import AnswerHead, Attempt, Exchange, reply_for
+from kimi_core.headers import Headers
 
 PAIRS = st.lists(st.tuples(st.sampled_from(["A", "a", "B", "x-C", "X-c"]), st.text(max_size=3)), max_size=8)
 

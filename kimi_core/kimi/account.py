@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kimi_core.errors import KimiMitmError, UpstreamError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi import models, usage
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.identity import Identity

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kimi_core import documents
 from kimi_core.documents import MAX_ANSWER
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 
 if TYPE_CHECKING:
     import httpx

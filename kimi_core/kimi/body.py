@@ -17,7 +17,7 @@ from typing import Any
 
 from kimi_core.conversation import NATIVE, PARENT_HEADER, conversation_key
 from kimi_core.errors import BadRequest
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi import thinking
 from kimi_core.kimi.estimate import estimate
 from kimi_core.kimi.history import RULES, Mender

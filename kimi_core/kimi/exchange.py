@@ -19,7 +19,6 @@ from kimi_core.exchange import (
     Attempt,
     Converter,
     Exchange,
-    Headers,
     Limits,
     Relay,
     Reply,
@@ -29,6 +28,7 @@ from kimi_core.exchange import (
     Verdict,
     reply_for,
 )
+from kimi_core.headers import Headers
 from kimi_core.kimi import body as rewriting
 from kimi_core.kimi.account import Account
 from kimi_core.kimi.answer import ChatStream, JsonAnswer, MessagesStream

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.device import (
     STAINLESS_OS,
     Device,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic_core import from_json
 
 from kimi_core.errors import StoreError, UpstreamError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.api import MAX_ANSWER, get_json
 from kimi_core.kimi.constants import MODEL_ALIAS, Site
 from kimi_core.plain import line

@@ -17,7 +17,7 @@ import httpx
 from kimi_core.calls import NoAnswer, Reply, call
 from kimi_core.device_flow import DEVICE_GRANT, Clock, DeviceCode, Pending, Sleep, approval, undecided
 from kimi_core.errors import AuthUnavailable, LoginDead, LoginError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.constants import CLIENT_ID, REGIONS, Site
 from kimi_core.tokens import OAuthToken
 

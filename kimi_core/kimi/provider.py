@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from kimi_core import later
 from kimi_core.errors import KimiMitmError
-from kimi_core.exchange import Attempt, Exchange, Headers, Limits, Reply, RequestHead, Route, reply_for
+from kimi_core.exchange import Attempt, Exchange, Limits, Reply, RequestHead, Route, reply_for
+from kimi_core.headers import Headers
 from kimi_core.kimi import identity as identities
 from kimi_core.kimi.account import Account
 from kimi_core.kimi.constants import LABEL, LOCAL_PREFIX, OWN_KEY_LABEL, Site, sites

@@ -25,7 +25,7 @@ from typing import Any
 
 from kimi_core.detached import Tell
 from kimi_core.errors import LoginDead, NotLoggedIn, StoreDamaged, StoreError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.logins import REJECTED, StoredLogin
 from kimi_core.tokens import OAuthToken, digest

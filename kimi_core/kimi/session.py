@@ -25,7 +25,7 @@ from kimi_core.errors import (
     StoreDamaged,
     StoreError,
 )
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.logins import REJECTED, StoredLogin
 from kimi_core.kimi.refresher import Refresher, in_child

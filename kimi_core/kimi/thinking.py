@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kimi_core.errors import BadRequest
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.models import Model
 
 EFFORT_HEADER = "x-opencode-kimi-reasoning-effort"

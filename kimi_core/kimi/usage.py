@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kimi_core.errors import UpstreamError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.api import get_json
 from kimi_core.kimi.constants import Site
 from kimi_core.plain import line

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from kimi_core.errors import AuthUnavailable, KimiMitmError, StoreError
-from kimi_core.exchange import Attempt, Headers
+from kimi_core.exchange import Attempt
+from kimi_core.headers import Headers
 from kimi_core.kiro import health, profile
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.profile import Place

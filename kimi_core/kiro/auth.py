@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kimi_core.errors import AuthError, AuthUnavailable, KimiMitmError, LoginDead, StoreBusy, StoreDamaged, StoreError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro import sources
 from kimi_core.kiro.accounts import Account, Accounts, Registry
 from kimi_core.kiro.auth_errors import AccountDead, AccountNewer, NoAccount

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kimi_core.errors import KimiMitmError
-from kimi_core.exchange import JSON, Headers, Reply, Story, reply_for
+from kimi_core.exchange import JSON, Reply, Story, reply_for
+from kimi_core.headers import Headers
 from kimi_core.kiro import events
 from kimi_core.kiro.answer import Answer, AnswerOptions
 from kimi_core.kiro.failures import AnswerFailed

@@ -17,7 +17,6 @@ from kimi_core.exchange import (
     Attempt,
     Converter,
     Exchange,
-    Headers,
     Limits,
     Reply,
     RequestHead,
@@ -27,6 +26,7 @@ from kimi_core.exchange import (
     Verdict,
     reply_for,
 )
+from kimi_core.headers import Headers
 from kimi_core.kiro import answer as answers
 from kimi_core.kiro import pool, request, verdict
 from kimi_core.kiro.attempts import Attempts, label, limit

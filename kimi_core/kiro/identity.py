@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro.constants import AWS_JSON, GENERATE_TARGET, MODELS_TARGET, PROFILES_TARGET, USAGE_TARGET
 
 type Name = Literal["cli", "ide"]

@@ -30,7 +30,7 @@ from kimi_core.device_flow import (
     undecided,
 )
 from kimi_core.errors import ConfigError, LoginError, LoginExpired, StoreBusy, StoreDamaged
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro.accounts import Account, Registry, new_id
 from kimi_core.kiro.auth_errors import CodeExpired
 from kimi_core.kiro.constants import BUILDER_START_URL, DEFAULT_REGION, Endpoints, api_region

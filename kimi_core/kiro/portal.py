@@ -20,7 +20,7 @@ import httpx
 
 from kimi_core.calls import NoAnswer
 from kimi_core.errors import LoginDenied, LoginError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro.accounts import Account, new_id
 from kimi_core.kiro.constants import DEFAULT_REGION, Endpoints, arn_region
 from kimi_core.kiro.refresh import JSON_TYPE, post, tokens_of

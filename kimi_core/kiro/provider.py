@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 from kimi_core import later
 from kimi_core.errors import BadRequest, KimiMitmError, StoreError
-from kimi_core.exchange import JSON, Exchange, Headers, Reply, RequestHead, Route, reply_for
+from kimi_core.exchange import JSON, Exchange, Reply, RequestHead, Route, reply_for
+from kimi_core.headers import Headers
 from kimi_core.kiro import health, models
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.constants import LOCAL_PREFIX

@@ -28,7 +28,7 @@ from typing import Any
 
 from kimi_core.detached import Tell
 from kimi_core.errors import LoginDead, StoreError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro import sources
 from kimi_core.kiro.account import LOGIN_FIELDS
 from kimi_core.kiro.accounts import Account, Accounts, Registry

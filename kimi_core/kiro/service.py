@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kimi_core.errors import StoreError, UpstreamError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro import health, identity, models, pool, profiles, sources, usage
 from kimi_core.kiro.accounts import Account, Accounts, Registry
 from kimi_core.kiro.auth import Tokens

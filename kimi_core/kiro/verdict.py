@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro import refusals
 from kimi_core.kiro.events import Failure
 from kimi_core.kiro.failures import AnswerFailed, ContextExceeded, overflow

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from mitmproxy import http
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 
 type Fields = tuple[tuple[bytes, bytes], ...]
 

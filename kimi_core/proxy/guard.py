@@ -17,7 +17,8 @@ from typing import ClassVar
 from mitmproxy import connection, ctx, http
 
 from kimi_core.errors import Refused
-from kimi_core.exchange import Attempt, Headers, RequestHead
+from kimi_core.exchange import Attempt, RequestHead
+from kimi_core.headers import Headers
 
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 KEY_HEADER = "x-kimi-mitm-key"

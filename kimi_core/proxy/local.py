@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from mitmproxy import http
 
 from kimi_core.errors import BadRequest, Refused
-from kimi_core.exchange import JSON, Headers, Provider, Reply, RequestHead, reply_for
+from kimi_core.exchange import JSON, Provider, Reply, RequestHead, reply_for
+from kimi_core.headers import Headers
 from kimi_core.proxy import guard, seal
 from kimi_core.proxy.passing import PassingControl
 from kimi_core.proxy.replay import Attempt

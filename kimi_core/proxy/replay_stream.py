@@ -50,7 +50,7 @@ from mitmproxy.proxy.layers.http import (
 )
 from mitmproxy.utils import human
 
-from kimi_core.proxy import trailers
+from kimi_core.proxy import closing, heads, trailers
 from kimi_core.proxy.replay import Attempt, Broken, Control, Sink, control_of, guarded
 from kimi_core.proxy.seal import twin
 
@@ -73,6 +73,7 @@ UNCHECKED = "The connection to the service could not be checked, so nothing was 
 UNSEALED = "The credentials could not be put into the request, so nothing was sent."
 
 _SERVER_EVENTS = (ResponseHeaders, ResponseData, ResponseTrailers, ResponseEndOfMessage, ResponseProtocolError)
+_READERS = (trailers, heads, closing)  # what else of mitmproxy's is replaced: each on its page says why
 _upstream_ids = itertools.count(1 << 40)  # beyond any id that HTTP/1, HTTP/2 or HTTP/3 give out
 
 clock: Callable[[], float] = time.monotonic
@@ -680,14 +681,16 @@ def _framed(request: http.Request, command: SendHttp) -> http.Request:
 
 
 def enable() -> None:
-    """Have `HttpLayer` make its streams of `ReplayStream`."""
-    trailers.enable()
+    """Have `HttpLayer` make its streams of `ReplayStream`, and read what they are made of as this project does."""
+    for each in _READERS:
+        each.enable()
     layers.HttpStream = ReplayStream  # type: ignore[misc]  # a class of theirs is replaced on purpose
 
 
 def disable() -> None:
     """Undo `enable`."""
-    trailers.disable()
+    for each in _READERS:
+        each.disable()
     layers.HttpStream = StockStream  # type: ignore[misc]  # see `enable`
 
 

@@ -11,7 +11,8 @@ from operator import attrgetter
 
 from mitmproxy import http
 
-from kimi_core.exchange import AnswerHead, Attempt, Headers, Reply, RequestHead
+from kimi_core.exchange import AnswerHead, Attempt, Reply, RequestHead
+from kimi_core.headers import Headers
 from kimi_core.proxy.fields import Indexed, headers_of, indexed, set_headers, to_bytes
 
 # Fields between the client and this proxy (RFC 9110 §7.6.1): mitmproxy answers the one itself, and closes the client's

@@ -17,7 +17,8 @@ from typing import Any
 
 from mitmproxy import http
 
-from kimi_core.exchange import Headers, RequestHead
+from kimi_core.exchange import RequestHead
+from kimi_core.headers import Headers
 from kimi_core.proxy.fields import indexed, to_bytes
 
 SIDES = "kimi-mitm-sides"

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from kimi_core import later
 from kimi_core.blocks.place import Key, Place
 from kimi_core.errors import Refused, StoreError
-from kimi_core.exchange import JSON, Headers, Reply, RequestHead, reply_for
+from kimi_core.exchange import JSON, Reply, RequestHead, reply_for
+from kimi_core.headers import Headers
 from kimi_core.kimi.provider import Kimi
 from kimi_core.kiro.condition import SERVING, State, condition
 from kimi_core.kiro.provider import Kiro

@@ -11,7 +11,7 @@ from h11._readers import ChunkedReader
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy.proxy.layers.http import _http1
 
-from kimi_core.proxy import closing, heads
+from kimi_core.proxy import heads
 
 ENDLESS = f"a line between its chunks is longer than {heads.HEAD_BYTES >> 10} KiB"
 BROKEN = "its chunks break the rules of HTTP"
@@ -32,14 +32,10 @@ class TrailerlessReader(ChunkedReader):
 
 
 def enable() -> None:
-    """Have mitmproxy read chunked bodies so, heads as `heads` does, and connections as `closing` does."""
+    """Have mitmproxy read chunked bodies so."""
     _http1.ChunkedReader = TrailerlessReader  # type: ignore[misc]  # a class of theirs is replaced on purpose
-    heads.enable()
-    closing.enable()
 
 
 def disable() -> None:
     """Undo `enable`."""
     _http1.ChunkedReader = ChunkedReader  # type: ignore[misc]  # see `enable`
-    heads.disable()
-    closing.disable()

@@ -5,7 +5,7 @@ import json
 from mitmproxy.proxy import mode_specs
 from mitmproxy.test import tflow, tutils
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 
 
 def flow(path="/coding/v1/chat/completions", host="api.kimi.com", port=443, scheme="https", headers=(), method="POST"):

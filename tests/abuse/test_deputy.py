@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from kimi_core.documents import Declined, fetch
 from kimi_core.errors import AuthUnavailable
-from kimi_core.exchange import AnswerHead, Headers, RequestHead
+from kimi_core.exchange import AnswerHead, RequestHead
+from kimi_core.headers import Headers
 from kimi_core.kimi import oauth
 from kimi_core.kimi.constants import REGIONS
 from kimi_core.kimi.provider import Kimi

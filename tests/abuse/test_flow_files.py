@@ -6,7 +6,7 @@ import pytest
 from mitmproxy import connection
 from mitmproxy.io import FlowReader, FlowWriter
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.constants import LABEL, OWN_KEY_LABEL
 from kimi_core.proxy import fields, native, replay, sides
 from kimi_core.proxy.control import ExchangeControl

@@ -7,7 +7,8 @@ import pytest
 from mitmproxy.test import tflow, tutils
 
 from kimi_core.cli.output import Output, Report
-from kimi_core.exchange import Attempt, Headers, Story
+from kimi_core.exchange import Attempt, Story
+from kimi_core.headers import Headers
 from kimi_core.kimi import models, usage
 from kimi_core.kiro import catalog
 from kimi_core.kiro.accounts import Account, Accounts

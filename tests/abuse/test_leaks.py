@@ -11,7 +11,7 @@ import pytest
 
 from kimi_core import detached
 from kimi_core.errors import KimiMitmError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi import refresher
 from kimi_core.kimi.constants import site_for
 from kimi_core.kimi.logins import StoredLogin

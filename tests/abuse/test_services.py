@@ -11,7 +11,7 @@ from mitmproxy.test import tutils
 
 from kimi_core import calls, documents
 from kimi_core.errors import LoginError, UpstreamError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi import oauth, usage
 from kimi_core.kimi.constants import REGIONS
 from kimi_core.kiro import verdict

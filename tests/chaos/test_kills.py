@@ -15,7 +15,7 @@ from pathlib import Path
 import certifi
 import pytest
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.logins import StoredLogin
 from kimi_core.kimi.session import Session

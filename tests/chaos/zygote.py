@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kimi_core import detached
 from kimi_core.errors import KimiMitmError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.session import Session
 from kimi_core.kiro import refresher

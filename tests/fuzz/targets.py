@@ -13,7 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from kimi_core.errors import BadRequest, KimiMitmError, StoreDamaged, UpstreamError
-from kimi_core.exchange import Headers, Story
+from kimi_core.exchange import Story
+from kimi_core.headers import Headers
 from kimi_core.kimi import answer as kimi_answer
 from kimi_core.kimi import models as kimi_models
 from kimi_core.kimi import usage as kimi_usage

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 
 FOLDER = Path(__file__).parent.parent / "recordings"
 KIMI_CLI = "kimi-cli-1.52.0"

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from kimi_core.errors import UpstreamError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi import api
 
 URL = "https://api.example/coding/v1/usages"

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kimi_core.errors import BadRequest
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.body import FOREIGN_FIELDS, REPAIRS, BodyOptions, rewrite
 from kimi_core.kimi.memory import ReasoningMemory
 from kimi_core.kimi.models import Catalog, Model

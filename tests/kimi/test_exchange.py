@@ -3,7 +3,8 @@ import json
 import pytest
 
 from kimi_core.errors import AuthUnavailable, ConfigError, LoginDead
-from kimi_core.exchange import Answer, AnswerHead, Attempt, Headers, Limits, Relay, Reply, Retry, Route
+from kimi_core.exchange import Answer, AnswerHead, Attempt, Limits, Relay, Reply, Retry, Route
+from kimi_core.headers import Headers
 from kimi_core.kimi.answer import ChatStream, JsonAnswer, MessagesStream
 from kimi_core.kimi.body import BodyOptions
 from kimi_core.kimi.exchange import KimiExchange

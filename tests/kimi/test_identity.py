@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi import device
 from kimi_core.kimi import identity as module
 from kimi_core.kimi.device import Device, device_id_path, sanitise

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimi_core.errors import StoreDamaged, UpstreamError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi import models
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.models import Catalog, CatalogCache, Model

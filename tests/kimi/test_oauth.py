@@ -13,7 +13,7 @@ from kimi_core import calls
 from kimi_core.calls import excerpt
 from kimi_core.device_flow import DeviceCode
 from kimi_core.errors import AuthUnavailable, LoginDead, LoginDenied, LoginError, LoginExpired, PageElsewhere
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi import oauth
 from kimi_core.kimi.constants import REGIONS, Site
 from kimi_core.kimi.oauth import browsable, device_flow, refresh, request_code

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimi_core.errors import ConfigError, LoginDead, NotLoggedIn, StoreDamaged
-from kimi_core.exchange import Headers, Limits, Reply, RequestHead
+from kimi_core.exchange import Limits, Reply, RequestHead
+from kimi_core.headers import Headers
 from kimi_core.kimi.constants import LABEL, OWN_KEY_LABEL
 from kimi_core.kimi.provider import Kimi
 from kimi_core.kimi.session import SessionStatus

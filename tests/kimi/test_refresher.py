@@ -17,7 +17,7 @@ import pytest
 
 from kimi_core import detached, errors
 from kimi_core.errors import AuthUnavailable, KimiMitmError, LoginDead, NotLoggedIn, StoreDamaged
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi import refresher
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.logins import StoredLogin

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kimi_core.errors import AuthUnavailable, LoginDead, NotLoggedIn, StoreBusy, StoreDamaged, StoreError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.logins import REJECTION_LIFE, StoredLogin
 from kimi_core.kimi.rotation import LOCK_WAIT, NEXT_LOOK, SECOND_LOOK, WRITE_PAUSES, Job, rotate

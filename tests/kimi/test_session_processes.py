@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.logins import StoredLogin
 from kimi_core.kimi.session import Session
@@ -40,7 +40,7 @@ MARK = "KIMI_TEST_MARK"
 WORKER = """
 import asyncio, json, os, pathlib, random, sys
 from kimi_core.errors import KimiMitmError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.session import Session
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimi_core.errors import BadRequest
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi.models import Model
 from kimi_core.kimi.thinking import SCALE, UNLISTED, Wanted, default, fold, lowest, resolve, wanted
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimi_core.errors import UpstreamError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi import usage
 from kimi_core.kimi.constants import Site
 from kimi_core.kimi.usage import Booster, Row, Usage, span

@@ -2,7 +2,8 @@
 
 import json
 
-from kimi_core.exchange import Answer, AnswerHead, Headers, RequestHead, Route
+from kimi_core.exchange import Answer, AnswerHead, RequestHead, Route
+from kimi_core.headers import Headers
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.exchange import KiroExchange
 from kimi_core.kiro.service import Service

@@ -1,6 +1,6 @@
 """Accounts, surroundings and folders for the tests of logins."""
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro.accounts import Account, Registry, new_id
 from kimi_core.kiro.stores import Surroundings
 

@@ -4,7 +4,8 @@ import json
 import pytest
 
 from kimi_core.errors import AuthUnavailable, ConfigError, StoreError
-from kimi_core.exchange import Answer, AnswerHead, Headers, Limits, Reply, Retry
+from kimi_core.exchange import Answer, AnswerHead, Limits, Reply, Retry
+from kimi_core.headers import Headers
 from kimi_core.kiro.attempts import label
 from kimi_core.kiro.auth_errors import AccountDead
 from kimi_core.kiro.exchange import ACCOUNT, IGNORED, PING

@@ -41,7 +41,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 WORKER = """
 import asyncio, json, pathlib, random, sys
 from kimi_core.errors import KimiMitmError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro.accounts import Registry
 from kimi_core.kiro.auth import Tokens
 from kimi_core.kiro.constants import Endpoints

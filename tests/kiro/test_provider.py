@@ -3,7 +3,8 @@ import json
 import pytest
 
 from kimi_core.errors import AuthUnavailable
-from kimi_core.exchange import Headers, Reply, RequestHead
+from kimi_core.exchange import Reply, RequestHead
+from kimi_core.headers import Headers
 from kimi_core.kiro.catalog import Catalog, ModelInfo
 from kimi_core.kiro.exchange import KiroExchange
 from kimi_core.kiro.provider import Kiro

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kimi_core.calls import Reply
 from kimi_core.errors import AuthUnavailable, ConfigError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro.accounts import Account
 from kimi_core.kiro.auth_errors import AccountDead
 from kimi_core.kiro.constants import Endpoints

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from kimi_core.exchange import Headers, Reply, RequestHead
+from kimi_core.exchange import Reply, RequestHead
+from kimi_core.headers import Headers
 from kimi_core.kiro.exchange import KiroExchange
 from kimi_core.kiro.provider import Kiro
 from kimi_core.kiro.resent import ResentExchange

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kimi_core.errors import KimiMitmError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro import verdict
 from kimi_core.kiro.events import Failure
 from kimi_core.kiro.opening import Opening

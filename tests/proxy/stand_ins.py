@@ -1,7 +1,8 @@
 """A provider and an exchange that do as they are told."""
 
 from kimi_core.errors import UpstreamError
-from kimi_core.exchange import Attempt, Headers, Limits, Reply, Route, Story, reply_for
+from kimi_core.exchange import Attempt, Limits, Reply, Route, Story, reply_for
+from kimi_core.headers import Headers
 
 SECRET = "Bearer fake-access-1"
 

@@ -13,7 +13,8 @@ from mitmproxy.proxy.tunnel import TunnelLayer
 from mitmproxy.test import taddons, tflow, tutils
 
 from kimi_core.errors import NotLoggedIn
-from kimi_core.exchange import Headers, Reply, reply_for
+from kimi_core.exchange import Reply, reply_for
+from kimi_core.headers import Headers
 from kimi_core.proxy import addon as module
 from kimi_core.proxy import connecting, guard, journal, record, replay
 from kimi_core.proxy.addon import KimiMitm, addons

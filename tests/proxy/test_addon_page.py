@@ -8,7 +8,8 @@ from mitmproxy.proxy import mode_specs
 from mitmproxy.test import tflow, tutils
 
 from kimi_core.errors import BadRequest
-from kimi_core.exchange import Headers, Reply, reply_for
+from kimi_core.exchange import Reply, reply_for
+from kimi_core.headers import Headers
 from kimi_core.page.state import Outcome
 from kimi_core.proxy import addon as module
 from kimi_core.proxy import replay

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 from mitmproxy.test import tflow, tutils
 
-from kimi_core.exchange import Headers, RequestHead
+from kimi_core.exchange import RequestHead
+from kimi_core.headers import Headers
 from kimi_core.kimi.constants import OWN_KEY_LABEL
 from kimi_core.proxy import again, native, replay, seal, sides
 from kimi_core.proxy.again import LABELS, LoginNotKept

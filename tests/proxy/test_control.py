@@ -7,7 +7,8 @@ from mitmproxy import connection
 from mitmproxy.test import taddons, tflow, tutils
 
 from kimi_core.errors import BadRequest
-from kimi_core.exchange import AnswerHead, Headers, Limits, Relay, Reply, RequestHead, Retry, reply_for
+from kimi_core.exchange import AnswerHead, Limits, Relay, Reply, RequestHead, Retry, reply_for
+from kimi_core.headers import Headers
 from kimi_core.proxy import sides
 from kimi_core.proxy.control import Client, ExchangeControl
 from kimi_core.proxy.passing import RefusedControl

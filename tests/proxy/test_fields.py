@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mitmproxy import http
 from mitmproxy.test import tflow, tutils
 
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.proxy import fields
 
 NAMES = ["A", "a", "b", "X-C", "x-c", "\udcff"]

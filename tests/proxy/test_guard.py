@@ -5,7 +5,8 @@ from mitmproxy import connection
 from mitmproxy.proxy import mode_specs
 from mitmproxy.test import taddons, tflow
 
-from kimi_core.exchange import Attempt, Headers, RequestHead
+from kimi_core.exchange import Attempt, RequestHead
+from kimi_core.headers import Headers
 from kimi_core.proxy import guard
 
 API = Attempt("POST", "https", "api.kimi.com", 443, "/coding/v1/x", Headers())

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 from mitmproxy.test import tflow, tutils
 
-from kimi_core.exchange import Attempt, Headers, Reply
+from kimi_core.exchange import Attempt, Reply
+from kimi_core.headers import Headers
 from kimi_core.proxy import seal
 
 ATTEMPT = Attempt(

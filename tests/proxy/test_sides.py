@@ -4,7 +4,8 @@ import pytest
 from mitmproxy.io import tnetstring
 from mitmproxy.test import tflow, tutils
 
-from kimi_core.exchange import Headers, RequestHead
+from kimi_core.exchange import RequestHead
+from kimi_core.headers import Headers
 from kimi_core.proxy import sides
 from kimi_core.proxy.sides import SIDES, Kept
 

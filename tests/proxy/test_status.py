@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from kimi_core.errors import StoreDamaged
-from kimi_core.exchange import Headers, RequestHead
+from kimi_core.exchange import RequestHead
+from kimi_core.headers import Headers
 from kimi_core.kimi.provider import Kimi
 from kimi_core.kimi.session import SessionStatus
 from kimi_core.kimi.usage import Row, Usage

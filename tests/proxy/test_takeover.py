@@ -5,7 +5,8 @@ from mitmproxy.proxy import mode_specs
 from mitmproxy.test import tflow
 
 from kimi_core.errors import NotLoggedIn
-from kimi_core.exchange import Headers, RequestHead, reply_for
+from kimi_core.exchange import RequestHead, reply_for
+from kimi_core.headers import Headers
 from kimi_core.proxy import replay, takeover
 from kimi_core.proxy.control import ExchangeControl
 from kimi_core.proxy.passing import RefusedControl

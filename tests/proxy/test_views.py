@@ -10,7 +10,8 @@ from mitmproxy.addons import dumper
 from mitmproxy.contentviews import Metadata
 from mitmproxy.test import taddons, tflow, tutils
 
-from kimi_core.exchange import Headers, RequestHead
+from kimi_core.exchange import RequestHead
+from kimi_core.headers import Headers
 from kimi_core.proxy import internals, record, sides, views
 from kimi_core.wire.eventstream import encode
 

@@ -5,7 +5,7 @@ import httpx
 import pytest
 
 from kimi_core.errors import KimiMitmError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kiro.identity import build
 from kimi_core.kiro.verdict import Kind, classify, classify_exception
 from kimi_core.wire.eventstream import Decoder

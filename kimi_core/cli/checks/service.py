@@ -18,7 +18,7 @@ from kimi_core.cli.checks.login import USABLE, everybody
 from kimi_core.cli.checks.machine import Machine
 from kimi_core.documents import Declined
 from kimi_core.errors import AuthUnavailable, KimiMitmError, LoginDead, NotLoggedIn, UpstreamError
-from kimi_core.exchange import Headers
+from kimi_core.headers import Headers
 from kimi_core.kimi import usage
 from kimi_core.kimi.account import Account
 from kimi_core.kimi.constants import Site
