@@ -68,7 +68,7 @@ def plan(path: Path, edit: Callable[[str], str]) -> Change:
     *edit* raises ValueError with a place and a reason where it does not understand the text. Raises ClientFileError.
     """
     try:
-        target = path.expanduser().resolve()
+        target = Path(os.path.realpath(path.expanduser()))  # `resolve` raises at a circle of links in Python 3.12
         before = _read(target)
         return Change(path, target, before, edit(before or ""))
     except OSError as error:

@@ -76,7 +76,7 @@ def gather_folder(machine: Machine) -> Entry:
     if not entry.exists:
         raise NothingToJudge(f"{path} does not exist yet; the first login makes it.")
     if entry.link:  # the folder may be one; what counts is where it leads
-        return Entry.of(path.resolve())
+        return Entry.of(Path(os.path.realpath(path)))  # `resolve` raises at a circle of links in Python 3.12
     return entry
 
 
