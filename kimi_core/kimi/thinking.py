@@ -34,6 +34,9 @@ EFFORT_HEADER = "x-opencode-kimi-reasoning-effort"
 TYPE_HEADER = "x-opencode-kimi-thinking-type"
 
 OFF, ON, AUTO = "off", "on", "auto"
+_ASKED_IN = frozenset(
+    {"reasoning_effort", "reasoningEffort", "reasoning", "thinking", "enable_thinking", EFFORT_HEADER, TYPE_HEADER}
+)  # members of the body, and header fields; most requests have none of them
 SCALE = ("minimal", "low", "medium", "high", "xhigh", "max")
 UNLISTED = ("low", "medium", "high")  # what the subscription takes of a model that lists no efforts
 WORDS = {
@@ -80,6 +83,8 @@ class Thinking:
 
 def wanted(body: Mapping[str, Any], headers: Headers, model: Model | None) -> Wanted:
     """Return what a request asks for. Raises BadRequest for a level that nobody knows, naming the field."""
+    if _ASKED_IN.isdisjoint(body) and _ASKED_IN.isdisjoint(headers.first):
+        return Wanted()
     listed = model.efforts if model else ()
     keep = _keep(body.get("thinking"))
     for field, value in _signals(body, headers):

@@ -8,6 +8,7 @@ was read of it until then is handed on to the converter, so that nothing is read
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from kimi_core.errors import KimiMitmError
@@ -51,16 +52,17 @@ class Opening:
         return self._peek
 
     def read(self, data: bytes) -> Iterator[events.Event]:
-        """Yield the events in *data*, a piece of the answer; the pieces come in order, the first of them first.
+        """Return the events in *data*, a piece of the answer; the pieces come in order, the first of them first.
 
         Raises FrameDamaged or FrameTooLong after the last good event.
         """
         if self._looked:
             data = self._resume(data)
-        if self._known:
-            known, self._known = self._known, []
-            yield from known
-        yield from map(parse, self._decoder.feed(data))
+        new = map(parse, self._decoder.feed(data))
+        if not self._known:
+            return new
+        known, self._known = self._known, []
+        return chain(known, new)
 
     def finish(self) -> None:
         """Say that the answer has ended. Raises StreamTruncated if that was inside a frame."""
