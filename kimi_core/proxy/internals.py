@@ -1,6 +1,6 @@
 """The internals of mitmproxy that are used here, as one table per use, and the check that they are there.
 
-They did not change between mitmproxy 12.0 and 12.2, but nobody promises them. So each is looked at before it is used:
+They did not change between mitmproxy 12.0 and 12.3, but nobody promises them. So each is looked at before it is used:
 one that is gone or has another shape costs what needs it, the replay above all, never a crash in the middle of an
 answer. Nothing is imported here until `missing` is called.
 """
