@@ -60,9 +60,9 @@ class Entry:
     credits: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Total:
-    """What one provider did today, the day being that of this machine's clock and zone."""
+    """What one provider did today, the day being that of this machine's clock and zone; the journal counts in it."""
 
     provider: str
     exchanges: int = 0

@@ -11,7 +11,7 @@ import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -75,30 +75,6 @@ class _Closed:
     duration: float
 
 
-@dataclass(slots=True)
-class _Sum:
-    """What one provider did today."""
-
-    exchanges: int = 0
-    failed: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cached: int = 0
-    credits: float = 0.0
-
-    def add(self, closed: _Closed) -> None:
-        facts = closed.facts
-        self.exchanges += 1
-        self.failed += _outcome(closed.end, closed.reason) == "failed"
-        self.tokens_in += _count(facts.get("in")) or 0
-        self.tokens_out += _count(facts.get("out")) or 0
-        self.cached += _count(facts.get("cached")) or 0
-        self.credits += _amount(facts.get("credits")) or 0.0
-
-    def told(self, provider: str) -> state.Total:
-        return state.Total(provider, **asdict(self))
-
-
 def client_name(user_agent: str | None) -> str:
     """Return the program and its version from a User-Agent (RFC 9110 §10.1.5): ``opencode/1.18.33``, "unknown".
 
@@ -127,7 +103,7 @@ class Recorder:
         self._ended: deque[_Closed] = deque(maxlen=KEPT)
         self._minute = -1.0
         self._today = day(clock())
-        self._totals: dict[str, _Sum] = {}
+        self._totals: dict[str, state.Total] = {}
 
     def begin(self, key: str, arrival: Arrival, story: Story) -> None:
         """Note that the exchange *key* is under way; *story* is read as it grows."""
@@ -157,7 +133,7 @@ class Recorder:
         return state.Journal(
             running=tuple(_under_way(each) for each in newest),
             ended=tuple(_entry(each) for each in reversed(self._ended)),
-            today=tuple(self._totals[name].told(name) for name in sorted(self._totals)),
+            today=tuple(replace(self._totals[name]) for name in sorted(self._totals)),  # copies: counting goes on
             running_count=len(self._open),
         )
 
@@ -166,7 +142,15 @@ class Recorder:
         self._turn(now)
         closed = _Closed(arrival, facts, end, _reason(facts, end), max(0.0, now - arrival.at))
         self._ended.append(closed)
-        self._totals.setdefault(arrival.provider, _Sum()).add(closed)
+        total = self._totals.get(arrival.provider)
+        if total is None:
+            total = self._totals[arrival.provider] = state.Total(arrival.provider)
+        total.exchanges += 1
+        total.failed += _outcome(end, closed.reason) == "failed"
+        total.tokens_in += _count(facts.get("in")) or 0
+        total.tokens_out += _count(facts.get("out")) or 0
+        total.cached += _count(facts.get("cached")) or 0
+        total.credits += _amount(facts.get("credits")) or 0.0
 
     def _turn(self, now: float) -> None:
         """Begin the totals anew on a new day."""
@@ -231,7 +215,7 @@ def _told(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _outcome(end: End, reason: str | None) -> str:
-    """Return the word of `state.Outcome`: that is not loaded before somebody looks."""
+    """Return the word of `state.Outcome`."""
     if reason == CLIENT_LEFT:
         return "left"
     bad = end.status is None or end.status >= HTTPStatus.BAD_REQUEST or reason is not None
