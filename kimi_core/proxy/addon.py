@@ -39,6 +39,7 @@ from kimi_core.proxy import (
     native,
     options,
     replay,
+    rounds,
     seal,
     takeover,
     views,
@@ -105,6 +106,7 @@ class KimiMitm:
         # each of its debug lines, two for every write of a login, would run through all addons
         logging.getLogger("filelock").setLevel(logging.INFO)
         views.install()
+        rounds.install()
         try:
             replay.install()
         except replay.ReplayUnavailable as error:
@@ -161,6 +163,7 @@ class KimiMitm:
     def done(self) -> None:
         """Stop the timers; streams under way go on."""
         views.remove()
+        rounds.remove()
         self._whereabouts.done()
         for task in self._tasks:
             task.cancel()

@@ -44,9 +44,9 @@ class Internal:
             for part in self.path.split("."):
                 found = getattr(found, part)
                 found = getattr(found, STOCK, found)
-        except (ImportError, AttributeError):
+            return _CHECKS[self.kind](found, self.names)
+        except (ImportError, AttributeError, TypeError, ValueError):  # the last two: its signature cannot be read
             return False
-        return _CHECKS[self.kind](found, self.names)
 
 
 def _takes(found: Any, names: tuple[str, ...]) -> bool:
@@ -187,6 +187,13 @@ TUNNELS: tuple[Internal, ...] = (
 
 VIEWS: tuple[Internal, ...] = (Internal("mitmproxy.contentviews", "ContentviewRegistry", "has", ("_by_name",)),)
 """What `views` needs to take its views out again; without it they stay, until they are replaced by a reload."""
+
+ROUNDS: tuple[Internal, ...] = (
+    Internal("mitmproxy.addonmanager", "AddonManager.trigger_event", "uses", ("chain", "invoke_addon")),
+    Internal("mitmproxy.addonmanager", "AddonManager._iter_hooks", "uses", ("traverse", "getattr", "name")),
+    Internal("mitmproxy.addonmanager", "traverse", "uses", ("hasattr", "addons")),
+)
+"""What `rounds` needs to know who listens to an event; without it every addon is asked, which costs time alone."""
 
 
 def missing(table: Iterable[Internal] = INTERNALS) -> list[str]:

@@ -94,6 +94,7 @@ def test_answers_at_the_plain_base_url(world, run):
 
 def test_opencode_lists_what_was_merged(world, run, opencode):
     """It reads the file as it is now, with the models of the plan beside the user's own; no comment is lost."""
+    opencode.configure("--with-limit", "32768")
     listed = opencode("models").split()
     assert {f"{PROVIDER}/{MODEL}", f"{PROVIDER}/k3", "mine/one"} <= set(listed)
     text = opencode.file.read_text()

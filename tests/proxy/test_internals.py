@@ -51,7 +51,7 @@ def test_each_missing_internal_is_named(monkeypatch, internal):
     assert not replay.installed()
 
 
-@pytest.mark.parametrize("table", ["TUNNELS", "VIEWS"])
+@pytest.mark.parametrize("table", ["TUNNELS", "VIEWS", "ROUNDS"])
 def test_what_needs_no_replay_does_not_cost_it(monkeypatch, table):
     """What is lacking is named in its own table, and nothing else goes without."""
     rows = getattr(internals, table)
@@ -68,6 +68,12 @@ def test_missing_module_is_named(monkeypatch):
     """So does a module that is gone altogether."""
     monkeypatch.setitem(sys.modules, "mitmproxy.net.http.http1", None)
     assert any("expected_http_body_size" in name for name in internals.missing())
+
+
+@pytest.mark.parametrize(("kind", "name"), [("uses", "iter"), ("takes", "min"), ("has", "len")])
+def test_what_cannot_be_looked_into_is_not_what_is_known(kind, name):
+    """A function that was compiled shows neither its names nor, some, their signature."""
+    assert not internals.Internal("builtins", name, kind, ("self",)).there()
 
 
 def test_further_optional_parameters_do_no_harm(monkeypatch):
