@@ -28,7 +28,8 @@ class TrailerlessReader(ChunkedReader):
             raise RemoteProtocolError(BROKEN) from None
         if event is None and len(buf) > heads.HEAD_BYTES:
             raise RemoteProtocolError(ENDLESS)
-        return EndOfMessage() if isinstance(event, EndOfMessage) and event.headers else event
+        # not isinstance: these classes are abstract ones, which look among all theirs each time
+        return EndOfMessage() if type(event) is EndOfMessage and event.headers else event
 
 
 def enable() -> None:

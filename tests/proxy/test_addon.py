@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from mitmproxy import connection, contentviews, exceptions, tls
+from mitmproxy.addonmanager import AddonManager
 from mitmproxy.addons.upstream_auth import UpstreamAuth
 from mitmproxy.proxy import context, mode_specs, server_hooks
 from mitmproxy.proxy.tunnel import TunnelLayer
@@ -16,7 +17,7 @@ from kimi_core.errors import NotLoggedIn
 from kimi_core.exchange import Reply, reply_for
 from kimi_core.headers import Headers
 from kimi_core.proxy import addon as module
-from kimi_core.proxy import connecting, guard, journal, record, replay
+from kimi_core.proxy import connecting, guard, journal, record, replay, rounds
 from kimi_core.proxy.addon import KimiMitm, addons
 from kimi_core.proxy.control import ExchangeControl
 from kimi_core.proxy.passing import RefusedControl
@@ -712,9 +713,11 @@ async def test_a_flow_from_a_file_starts_nothing(world):
     assert module._shared.recorder.running == 0
 
 
-async def test_the_views_come_and_go_with_the_addon(world):
-    """While the addon is loaded its views are there, once each; a reload leaves no second ones."""
+async def test_what_is_put_into_mitmproxy_comes_and_goes_with_the_addon(world):
+    """While the addon is loaded its views are there, once each, and events make short rounds; without it they do not."""
     _, addon = world
     assert "chat answer" in contentviews.registry
+    assert AddonManager.trigger_event is rounds.trigger_event
     addon.done()
     assert "chat answer" not in contentviews.registry
+    assert AddonManager.trigger_event is rounds.trigger_event.__wrapped__

@@ -22,6 +22,7 @@ STOCK = AddonManager.trigger_event
 @pytest.fixture(autouse=True)
 def restored():
     """Begin and end with mitmproxy's own."""
+    rounds.remove()
     assert AddonManager.trigger_event is STOCK
     yield
     rounds.remove()
