@@ -714,7 +714,7 @@ async def test_a_flow_from_a_file_starts_nothing(world):
 
 
 async def test_what_is_put_into_mitmproxy_comes_and_goes_with_the_addon(world):
-    """While the addon is loaded its views are there, once each, and events make short rounds; without it they do not."""
+    """While the addon is loaded its views are there, once each, and events make short rounds."""
     _, addon = world
     assert "chat answer" in contentviews.registry
     assert AddonManager.trigger_event is rounds.trigger_event
