@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import math
 import os
 import stat
 import tempfile
@@ -97,7 +98,7 @@ class Document:
         text = json.dumps(dict(data)) + "\n"
         with self._mapped("written"):
             self._prepare()
-            self._sweep()
+            self._sweep(time.time() - LEFTOVER_AGE)
             temporary = self._temporary(text.encode())
             try:
                 self._replace(temporary)
@@ -110,8 +111,9 @@ class Document:
     def probe(self) -> None:
         """Raise StoreError if a `write` would fail now; one whose room is taken would not."""
         if self._reserved is None or not self._reserved.exists():
-            self.reserve()
-            self.release()
+            other = Document(self.path)  # what is taken here is for no write, be it one in another thread
+            other.reserve()
+            other.release()
 
     def reserve(self) -> None:
         """Take the room for the next `write`, or raise StoreError. For what is spent then, and must be kept.
@@ -140,9 +142,16 @@ class Document:
             _sync_folder(self.path.parent)
         return aside
 
+    def put_back(self, aside: Path) -> None:
+        """Undo `put_aside`, unless there is another file by now; one that cannot be put back stays where it is."""
+        with contextlib.suppress(OSError):
+            os.link(aside, self.path)  # unlike a renaming it takes nothing's place
+            aside.unlink()
+
     def remove(self) -> bool:
-        """Delete the file; tell whether there was one."""
+        """Delete the file, and what writers have left that were killed; tell whether there was one."""
         with self._mapped("removed"):
+            self._sweep(math.inf)
             try:
                 self.path.unlink()
             except FileNotFoundError:
@@ -223,7 +232,7 @@ class Document:
 
     def _temporary(self, content: bytes) -> Path:
         """Return a file with *content*, which is on disk: what was reserved, else a new one."""
-        temporary = self._reserved or self._new()
+        temporary = self._reserved if self._reserved and self._reserved.exists() else self._new()
         try:
             with temporary.open("r+b") as file:
                 file.write(content)
@@ -241,11 +250,14 @@ class Document:
         return Path(name)
 
     def _drop(self, temporary: Path) -> None:
-        """Delete what could not be written; what was reserved is kept for the next try, unless it is gone."""
-        if temporary != self._reserved:
-            temporary.unlink(missing_ok=True)
-        elif not temporary.exists():
+        """Delete what could not be written; of what was reserved the room is kept for the next try, not the content."""
+        if temporary == self._reserved:
+            with contextlib.suppress(OSError), temporary.open("r+b") as file:
+                file.write(os.urandom(temporary.stat().st_size))
+                return
             self._reserved = None
+        with contextlib.suppress(OSError):  # why it could not be written is what is to be told
+            temporary.unlink()
 
     def _replace(self, temporary: Path) -> None:
         for pause in REPLACE_PAUSES:
@@ -255,12 +267,11 @@ class Document:
             time.sleep(pause)
         temporary.replace(self.path)
 
-    def _sweep(self) -> None:
-        """Delete what writers left that were killed between creating a temporary file and renaming it."""
-        oldest = time.time() - LEFTOVER_AGE
+    def _sweep(self, oldest: float) -> None:
+        """Delete what writers left, before *oldest*, that were killed with a temporary file not yet renamed."""
         for leftover in self.path.parent.glob(f".{self.path.name}.*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if leftover.lstat().st_mtime < oldest:
+            with contextlib.suppress(OSError):  # gone by now, or on Windows just being written
+                if leftover != self._reserved and leftover.lstat().st_mtime < oldest:
                     leftover.unlink()
 
     @contextlib.contextmanager

@@ -230,16 +230,91 @@ def test_room_that_was_taken_outlives_a_failed_write(
     assert folder_of(document) == ["fake.json"]
 
 
-def test_room_that_is_gone_is_not_looked_for_twice(document: Document) -> None:
-    """Somebody has cleaned up: one try fails, the next makes a file of its own."""
+def test_room_that_is_gone_is_not_needed(document: Document) -> None:
+    """Somebody has cleaned up: the write makes a file of its own."""
     document.write({"old": 1})
     document.reserve()
     for path in document.path.parent.glob(".fake.json.*"):
         path.unlink()
-    with pytest.raises(StoreError):
-        document.write({"new": 1})
     document.write({"new": 1})
     assert document.read() == {"new": 1}
+
+
+def test_room_that_was_taken_long_ago_is_there_for_the_write(
+    document: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine slept: what the write sweeps are the leftovers of others."""
+    document.write({"old": 1})
+    document.reserve()
+    for path in document.path.parent.glob(".fake.json.*"):
+        os.utime(path, (1, 1))
+    monkeypatch.setattr("tempfile.mkstemp", no_space)
+    document.write({"new": 1})
+    assert document.read() == {"new": 1}
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace"])
+def test_what_could_not_be_written_lies_nowhere(document: Document, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """The room is kept for the next try, not what was to go there: who is killed before that leaves no secret."""
+    document.write({"old": 1})
+    document.reserve()
+    monkeypatch.setattr(step, no_space)
+    with pytest.raises(StoreError):
+        document.write({"token": "fake-secret"})
+    (left,) = document.path.parent.glob(".fake.json.*")
+    assert left.stat().st_size > 0
+    assert b"fake-secret" not in left.read_bytes()
+
+
+def test_what_cannot_be_overwritten_is_deleted(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes nothing any more leaves neither the secret nor the room."""
+    document.reserve()
+    monkeypatch.setattr("os.replace", no_space)
+    monkeypatch.setattr("os.urandom", no_space)
+    with pytest.raises(StoreError):
+        document.write({"token": "fake-secret"})
+    assert folder_of(document) == []
+
+
+def test_what_is_removed_leaves_nothing_of_its_writers(document: Document) -> None:
+    """Be it as young as it may: a writer that was killed had a secret in it."""
+    document.write({"old": 1})
+    (document.path.parent / ".fake.json.killed.tmp").write_text("fake-secret")
+    assert document.remove() is True
+    assert folder_of(document) == []
+    assert document.remove() is False
+
+
+def test_a_look_for_room_is_no_matter_of_the_next_write(document: Document, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another thread writes meanwhile does not use what the look takes and gives back."""
+    document.write({"old": 1})
+    taken = Document._temporary
+
+    def write_meanwhile(self: Document, content: bytes) -> Path:
+        found = taken(self, content)
+        if self is not document:
+            monkeypatch.undo()
+            assert document._reserved is None
+            document.write({"new": 1})
+        return found
+
+    monkeypatch.setattr(Document, "_temporary", write_meanwhile)
+    document.probe()
+    assert document.read() == {"new": 1}
+    assert folder_of(document) == ["fake.json"]
+
+
+def test_what_was_put_aside_can_be_put_back(document: Document) -> None:
+    """Where nothing has taken its place by then."""
+    document.write({"old": 1})
+    document.put_back(document.put_aside())
+    assert document.read() == {"old": 1}
+    assert folder_of(document) == ["fake.json"]
+    aside = document.put_aside()
+    document.write({"new": 1})
+    document.put_back(aside)
+    assert document.read() == {"new": 1}
+    assert aside.exists()
 
 
 def test_room_is_given_back(document: Document) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kimi_core.errors import StoreDamaged
+from kimi_core.errors import StoreDamaged, StoreError
 from kimi_core.store import Document
 from kimi_core.tokens import OAuthToken, digest
 
@@ -35,12 +35,21 @@ class StoredLogin:
             raise StoreDamaged(f"{self.document.path} is damaged: {error}.") from None
 
     def put(self, token: OAuthToken) -> None:
-        """Store *token* and clear the mark; a damaged file is put aside first, keys of others are kept."""
+        """Store *token* and clear the mark; a damaged file is put aside first, keys of others are kept.
+
+        Raises StoreError; the file is then what it was, so that it can be tried again.
+        """
+        aside = None
         try:
             self.token()
         except StoreDamaged:
-            self.document.put_aside()
-        self.document.write({**(self.document.read() or {}), **token.to_json()})
+            aside = self.document.put_aside()
+        try:
+            self.document.write({**(self.document.read() or {}), **token.to_json()})
+        except StoreError:
+            if aside is not None:
+                self.document.put_back(aside)
+            raise
         self.mark.remove()
 
     def rejected_at(self, token: OAuthToken) -> float | None:

@@ -10,7 +10,8 @@ The order is what keeps a login alive when refresh tokens rotate (design §6, ki
                             └ granted ─> write, fsync, rename ─> "refreshed"
 
 A failure leaves the file as it was. Where the successor cannot be written all the same, those who wait are told, and it
-is kept, under the lock, until it can be: the old token is spent. Nothing here talks HTTP: the refresh itself is given.
+is kept, under the lock, until it can be, but no longer than `detached.AFTERLIFE`: the old token is spent. Nothing here
+talks HTTP: the refresh itself is given.
 """
 
 from __future__ import annotations
@@ -118,6 +119,7 @@ async def _rotate(
             await sleep(SECOND_LOOK)
             found = _stored(login)
             if rejected is not None or found.refresh_token == token.refresh_token:
+                login.document.release()  # on a full disk that is the room for the mark
                 login.reject(token, clock())
                 raise
             rejected, token = token, found

@@ -156,10 +156,17 @@ class Session:
         return self._login.document.path
 
     def forget(self) -> bool:
-        """Delete the login and what is remembered about it; tell whether there was one. Raises StoreError."""
+        """Delete the login and what is remembered about it; tell whether there was one. Raises StoreError.
+
+        Waits for a refresh that is under way, but not for one that cannot store its token: it finds the login gone, and
+        drops what it has.
+        """
         if not self._folder.exists():
             return False
-        with self._login.document.lock(LOCK_WAIT):
+        try:
+            with self._login.document.lock(LOCK_WAIT):
+                return self._login.remove()
+        except StoreBusy:
             return self._login.remove()
 
     def status(self) -> SessionStatus:

@@ -10,9 +10,9 @@ The order is what keeps an account alive when refresh tokens rotate (kiro.md §7
                                           └ granted ─> the document's lock, read, merge, write, rename ─> "refreshed"
 
 The lock is the account's own, so that a slow service holds up nobody else. A failure changes no token. Where the
-successor cannot be written all the same, those who wait are told, and it is kept, under the lock, until it can be: the
-old token is spent. A fork spends a token that another program had, once: its digest is remembered, and only a success
-makes or changes an account.
+successor cannot be written all the same, those who wait are told, and it is kept, under the lock, until it can be, but
+no longer than `detached.AFTERLIFE`: the old token is spent. A fork spends a token that another program had, once: its
+digest is remembered, and only a success makes or changes an account.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,45 @@ async def test_a_new_login_ends_the_wait_for_room(bench: Bench) -> None:
     done = await rotate(job, bench.refresh, clock=lambda: NOW, sleep=bench.sleep, tell=lambda _: None)
     assert done == "adopted"
     assert bench.login.token() == token(3)
+
+
+async def test_a_full_disk_has_room_for_the_mark(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room that the successor would have had: a token that was turned down is tried by nobody again."""
+    bench.login.put(token(1, 1))
+    bench.answers = [LoginDead("dead"), LoginDead("dead")]
+    make = tempfile.mkstemp
+
+    def full(*args: Any, **more: Any) -> tuple[int, str]:
+        if [*bench.folder.glob(".*.tmp")]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return make(*args, **more)
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
+    with pytest.raises(LoginDead):
+        await bench.rotate()
+    assert bench.login.rejected_at(token(1)) == NOW
+
+
+async def test_a_file_that_is_damaged_meanwhile_costs_no_successor(bench: Bench) -> None:
+    """Not even where the first write fails: the damaged file is back in its place, and the next try puts it aside."""
+    bench.login.put(token(1, 1))
+    bench.answers = [token(2)]
+    failing = pytest.MonkeyPatch()
+
+    def fail(*_: object) -> None:
+        failing.undo()
+        raise OSError(errno.EIO, "Input/output error")
+
+    def meanwhile() -> None:
+        bench.login.document.path.write_text("dam")
+        failing.setattr("os.replace", fail)
+        failing.setattr(Path, "replace", fail)
+
+    bench.meanwhile = meanwhile
+    assert await bench.rotate() == "refreshed"
+    assert bench.login.token() == token(2)
+    (aside,) = bench.folder.glob("*.damaged-*")
+    assert aside.read_text() == "dam"
 
 
 @pytest.mark.parametrize("answer", [token(2), AuthUnavailable("net"), LoginDead("dead")])

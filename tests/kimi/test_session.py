@@ -339,6 +339,17 @@ def test_a_logout_removes_everything_but_other_logins(bench: Bench) -> None:
     assert {path.suffix for path in bench.folder.iterdir() if "kimi.test" in path.name} == {".lock"}
 
 
+def test_a_logout_does_not_wait_for_a_token_that_cannot_be_stored(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the lock for so long keeps one, and finds the login gone."""
+    monkeypatch.setattr("kimi_core.kimi.session.LOCK_WAIT", 0.0)
+    bench.log_in(900)
+    with Document(bench.login.document.path).lock(1.0):
+        assert bench.session.forget() is True
+    assert bench.login.token() is None
+
+
 def test_the_status_shows_no_secret(bench: Bench) -> None:
     """State, path, expiry and a sentence for each state."""
     none = bench.session.status()

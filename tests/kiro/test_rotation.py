@@ -286,7 +286,7 @@ async def test_a_pair_that_cannot_be_stored_is_kept_until_it_can(bench, monkeypa
 
 
 async def test_room_is_left_as_it_was(bench):
-    """A refresh that fails leaves nothing lying about, and one that nobody hears of raises."""
+    """A refresh that fails leaves nothing lying about."""
     one = stored(bench.folder, account(left=-1))
     bench.answers = [AuthUnavailable("net")]
     with pytest.raises(AuthUnavailable):
