@@ -227,7 +227,8 @@ class Session:
             token = self._stored()
             if self._login.held_back(token, self._clock()) and not job.done_by(token, self._clock()):
                 raise LoginDead(REJECTED)
-            self._login.document.probe()  # a full disk is told at once, whoever has the lock
+            # a full disk is told at once, whoever has the lock; no stream waits for a slow one
+            await asyncio.to_thread(self._login.document.probe)
             await self._refresher(job)
             self._next_try = 0.0
             return self._stored()

@@ -12,7 +12,9 @@ from kimi_core.kiro.openai_in import Tool
 from kimi_core.kiro.tools import ToolSet, build
 
 KEPT = 8  # tool sets; a line of work has one for its agent and one for each kind of sub-agent
-KEPT_BYTES = 128 * 1024  # of JSON; a client's twenty tools have about 30 KB, and what is longer is translated each time
+# of JSON, of what a client sent and of what it became, which references in a schema can make a thousand times as long; a
+# client's twenty tools have about 30 KB, and what is longer is translated each time
+KEPT_BYTES = 128 * 1024
 
 type Key = tuple[bytes, tuple[str, ...], frozenset[str] | None]
 
@@ -34,16 +36,19 @@ class ToolSets:
             offered &= allowed
         stubs = tuple(name for name in dict.fromkeys(called) if name not in offered)
         text = _text(raw)
-        if text is None or len(text) > self._longest:
+        if text is None or len(text) + sum(map(len, stubs)) > self._longest:
             return build(tools, stubs, allowed)
         key = (text, stubs, allowed)
         found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = build(tools, stubs, allowed)
+        if found is not None:
+            self._known.move_to_end(key)
+            return found
+        found = build(tools, stubs, allowed)
+        made = _text(found.specs)
+        if made is not None and len(made) <= self._longest:
+            self._known[key] = found
             if len(self._known) > self._keep:
                 self._known.popitem(last=False)
-        else:
-            self._known.move_to_end(key)
         return found
 
 

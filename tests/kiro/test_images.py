@@ -51,6 +51,7 @@ def test_other_parameters_are_no_matter():
         ("data:image/png,%89PNG", "is not base64"),
         ("data:image/png;base64,a*c=", "not base64"),
         ("data:image/png;base64,YWJj=", "not base64"),
+        ("data:image/png;base64,YWJj====", "not base64"),
         ("data:image/png;base64,é", "not base64"),
         ("data:image/png;base64,YW\nJj", "not base64"),
         ("data:image/png;base64,", "empty"),

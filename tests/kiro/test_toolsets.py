@@ -70,11 +70,28 @@ def test_the_same_tools_are_translated_once():
 
 def test_long_lists_of_tools_are_not_kept():
     """Nor those that cannot be written down as JSON."""
-    toolsets = ToolSets(longest=100)
-    short, long = received(function()), received(function(description="d" * 100))
+    toolsets = ToolSets(longest=200)
+    short, long = received(function()), received(function(description="d" * 200))
     assert toolsets.build(*short, ()) is toolsets.build(*short, ())
     assert toolsets.build(*long, ()) is not toolsets.build(*long, ())
     deep = {}
     for _ in range(400):
         deep = {"a": deep}
     assert content(toolsets.build([deep], short[1], ())) == content(build(short[1], (), None))
+
+
+def test_what_becomes_long_is_not_kept():
+    """Short tools whose references say everything twice, again and again; and names that a history calls."""
+    toolsets = ToolSets(longest=4000)
+    definitions = {"d0": {"type": "string"}}
+    for number in range(12):
+        twice = {"$ref": f"#/$defs/d{number}"}
+        definitions[f"d{number + 1}"] = {"type": "object", "properties": {"a": twice, "b": twice}}
+    doubled = received(function(properties={"x": {"$ref": "#/$defs/d12"}}, **{"$defs": definitions}))
+    assert len(json.dumps(doubled[0])) < 4000
+    assert toolsets.build(*doubled, ()) is not toolsets.build(*doubled, ())
+    short = received(function())
+    called = [f"called-{number}" for number in range(500)]
+    assert toolsets.build(*short, called) is not toolsets.build(*short, called)
+    assert toolsets.build(*short, called[:5]) is toolsets.build(*short, called[:5])
+    assert len(toolsets._known) == 1
