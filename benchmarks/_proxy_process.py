@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +27,7 @@ from kimi_core.tokens import OAuthToken
 from tests.e2e.harness import ADDON, environment, free_port, wait_until
 
 PLAIN = Path(__file__).with_name("_proxy_plain.py")
+OWN_ROUNDS = Path(__file__).with_name("_proxy_own_rounds.py")
 KEY_BITS = 2048
 LIFE = 86_400.0  # seconds that the fake logins are good for: nothing is refreshed while it is measured
 START_SECONDS = 120.0  # until a process listens, be it under valgrind
@@ -125,15 +127,16 @@ class Machines:
 
     def plain(self) -> Process:
         home = self.home()
-        return self._mitmdump(PLAIN, home, environment(home))
+        return self._mitmdump([PLAIN], home, environment(home))
 
-    def ours(self) -> Process:
+    def ours(self, *more: Path) -> Process:
+        """Return one with the addon, logged in, and with *more* scripts."""
         home = self.home()
         places = {f"KIRO_{name}_URL": self.origin for name in ("RUNTIME", "MANAGEMENT", "Q", "OIDC", "AUTH", "PORTAL")}
         places |= {"KIMI_CODE_BASE_URL": f"{self.origin}/coding/v1", "KIMI_CODE_OAUTH_HOST": self.origin}
         environ = environment(home, places)
         _log_in(home, environ)
-        return self._mitmdump(ADDON, home, environ)
+        return self._mitmdump([ADDON, *more], home, environ)
 
     def home(self) -> Path:
         """Return a new folder."""
@@ -142,11 +145,11 @@ class Machines:
         home.mkdir()
         return home
 
-    def _mitmdump(self, script: Path, home: Path, environ: dict[str, str]) -> Process:
+    def _mitmdump(self, scripts: Sequence[Path], home: Path, environ: dict[str, str]) -> Process:
         port = free_port()
         tool = Path(sys.executable).with_name("mitmdump")
-        command = [str(tool), "--listen-host", "127.0.0.1", "-p", str(port), "-s", str(script)]
-        return Process([*command, "--set", f"confdir={self._confdir}"], port, home, environ)
+        command = [str(tool), "--listen-host", "127.0.0.1", "-p", str(port), "--set", f"confdir={self._confdir}"]
+        return Process([*command, *(word for script in scripts for word in ("-s", str(script)))], port, home, environ)
 
 
 def _log_in(home: Path, environ: dict[str, str]) -> None:

@@ -10,7 +10,8 @@ own. Streams go in lockstep: a piece is written when the client has the one befo
 
 Kiro's own clients ask for a new connection with each request, and so does the addon in their name. The targets are
 therefore judged against a plain mitmdump whose connection to the service is ended after each answer, too; the figures
-against one that keeps its connection stand below.
+against one that keeps its connection stand below. So does what a request costs where mitmproxy's events make rounds of
+mitmproxy's own (`kimi_core/proxy/rounds.py`).
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks._proxy_process import Machines
+from benchmarks._proxy_process import OWN_ROUNDS, Machines
 from benchmarks._proxy_rounds import (
     KIMI,
     KINDS,
+    KIRO,
     WARM_UP,
     Kind,
     Round,
@@ -57,6 +59,8 @@ KIRO_CPU = 1.30
 FIRST_BYTE = 2.0  # ms
 STREAM_MEMORY = 50.0  # KB
 READY = "all is here"  # the end of what an open stream brings
+OWN = "Kimi, mitmproxy's own rounds"
+KEPT = "Kiro, to kept connections"
 COLUMNS = ["", "mitmdump", "kimi-mitm", "added", "target"]
 
 type Pairs = list[tuple[Round, Round]]
@@ -92,30 +96,28 @@ def add_requests(table: Table, name: str, pairs: Pairs, cpu: float | None, first
 
 
 async def speed(table: Table, machines: Machines, service: FakeService) -> None:
+    made = machines.plain(), machines.ours(), machines.ours(OWN_ROUNDS)
     with ExitStack() as stack:
-        plain, ours = (stack.enter_context(machine) for machine in (machines.plain(), machines.ours()))
-        sides = {kind: [*fair_sides(kind, plain, ours, service), plain_side(kind, plain, service)] for kind in KINDS}
+        plain, ours, own_rounds = (stack.enter_context(machine) for machine in made)
+        beside = {KIMI: our_side(KIMI, own_rounds, service), KIRO: plain_side(KIRO, plain, service)}
+        sides = {kind: [*fair_sides(kind, plain, ours, service), beside[kind]] for kind in KINDS}
         for kind, each in sides.items():
             service.answer = kind.answer(1)
             for side in each:
                 await requests(side, WARM_UP)
         await asyncio.sleep(SETTLE)
-        for kind, (fair, us, kept) in sides.items():
-            is_kimi = kind is KIMI
+        for kind, each in sides.items():
             service.answer = kind.answer(1)
-            if is_kimi:
-                found = await take_turns([fair, us], requests, rounds=ROUNDS, seconds=SECONDS)
+            found = await take_turns(each, requests, rounds=ROUNDS, seconds=SECONDS)
+            pairs = [(row[0], row[1]) for row in found]
+            add_requests(table, kind.name, pairs, KIMI_CPU if kind is KIMI else None, FIRST_BYTE)
+            if kind is KIMI:
+                add_cpu(table, f"{OWN}: CPU per small request", [(row[0], row[2]) for row in found], None)
             else:
-                found = await take_turns([fair, us, kept], requests, rounds=ROUNDS, seconds=SECONDS)
-            add_requests(
-                table, kind.name, [(row[0], row[1]) for row in found], KIMI_CPU if is_kimi else None, FIRST_BYTE
-            )
-            if not is_kimi:
-                against = [(row[2], row[1]) for row in found]
-                add_requests(table, f"{kind.name}, to kept connections", against, None, None)
+                add_requests(table, KEPT, [(row[2], row[1]) for row in found], None, None)
             service.answer = kind.answer(PIECES, paced=True)
-            found = await take_turns([fair, us], partial(stream, pieces=PIECES), rounds=ROUNDS, seconds=SECONDS)
-            unit, bound = ("1 KB chunk", KIMI_CPU) if is_kimi else ("frame", KIRO_CPU)
+            found = await take_turns(each[:2], partial(stream, pieces=PIECES), rounds=ROUNDS, seconds=SECONDS)
+            unit, bound = ("1 KB chunk", KIMI_CPU) if kind is KIMI else ("frame", KIRO_CPU)
             add_cpu(table, f"{kind.name}: CPU per {unit}", [(row[0], row[1]) for row in found], bound)
 
 
