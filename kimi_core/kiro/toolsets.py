@@ -12,8 +12,8 @@ from kimi_core.kiro.openai_in import Tool
 from kimi_core.kiro.tools import ToolSet, build
 
 KEPT = 8  # tool sets; a line of work has one for its agent and one for each kind of sub-agent
-# of JSON, of what a client sent and of what it became, which references in a schema can make a thousand times as long; a
-# client's twenty tools have about 30 KB, and what is longer is translated each time
+# of JSON, of what a client sent and of what it became: references in a schema can make that a thousand times as long.
+# A client's twenty tools have about 30 KB; what is longer is translated each time.
 KEPT_BYTES = 128 * 1024
 
 type Key = tuple[bytes, tuple[str, ...], frozenset[str] | None]
