@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from kimi_core.kimi.device import Device, device_id_path
 from kimi_core.kimi.identity import build, load
 from kimi_core.kimi.models import Catalog
 from kimi_core.kimi.oauth import device_flow
-from kimi_core.kimi.session import Session
+from kimi_core.kimi.session import Session, SessionStatus
 from kimi_core.proxy.key import AUTO, key_path
 from kimi_core.store import Document
+from kimi_core.tokens import OAuthToken
 
 
 class Kimi:
@@ -64,7 +66,7 @@ class Kimi:
     async def login(self, app: App, steps: Steps, wish: Wish) -> None:
         """Run the device flow, store the login, then read the models; a failure of the latter loses nothing."""
         account = _account(app)
-        Document(account.session.status().path).probe()  # where it cannot be stored, that is said before it is approved
+        _probe(account.session.status())  # where it cannot be stored, that is said before it is approved
         async with app.configuration.outbound.client() as client:
             token = await device_flow(
                 client,
@@ -75,23 +77,9 @@ class Kimi:
                 clock=app.world.clock,
                 sleep=app.world.sleep,
             )
-        aside: list[Path] = []
-
-        async def store() -> Path:  # awaits nothing: Ctrl-C comes before the old login is touched, or after
-            status = account.session.status()
-            document = Document(status.path)
-            if status.state == "damaged":
-                document.probe()  # a file that nothing could take the place of stays where it is
-                aside.append(document.put_aside())
-            try:
-                with document.lock(0.0):
-                    pass
-            except StoreBusy as error:  # what has it is waited for, which takes a while
-                steps.unstored(error)
-            return account.session.save(token)
-
-        path = await kept(store, steps, app.world.sleep)
-        steps.stored(path, aside[0] if aside else None)
+        approved = _Approved(account.session, token, steps)
+        path = await kept(approved.store, steps, app.world.sleep)
+        steps.stored(path, approved.aside[0] if approved.aside else None)
         catalog, problem = await _discover(account)
         lines = _blocks(app, catalog, wish.output_limit)
         steps.models([model.to_json() for model in catalog.models], lines, problem)
@@ -133,6 +121,41 @@ class Kimi:
         if problem:
             app.out.warn(f"The models could not be read now: {problem.sentence}")
         return _blocks(app, catalog, output_limit, local=local)
+
+
+@dataclass
+class _Approved:
+    """A token on its way to disk; `aside` is where files went that were in its place and could not be used."""
+
+    session: Session
+    token: OAuthToken
+    steps: Steps
+    aside: list[Path] = field(default_factory=list)
+    told: bool = False
+
+    async def store(self) -> Path:  # awaits nothing: Ctrl-C comes before the old login is touched, or after
+        status = self.session.status()
+        if status.state == "damaged":
+            _probe(status)  # a file that nothing could take the place of stays where it is
+            self.aside.append(Document(status.path).put_aside())
+        if not self.told:
+            self._tell_who_is_waited_for(Document(status.path))
+        return self.session.save(self.token)
+
+    def _tell_who_is_waited_for(self, document: Document) -> None:
+        try:
+            with document.lock(0.0):
+                pass
+        except StoreBusy:
+            self.told = True  # once, though others are waited for at every try: that takes a while
+            busy = StoreBusy(f"{document.path} is in use by another process, which is waited for.")
+            self.steps.unstored(busy)
+
+
+def _probe(status: SessionStatus) -> None:
+    """Raise StoreError where no login could be stored now; a file that cannot be read is put aside, no hindrance."""
+    path = status.path
+    Document(path.with_name(f"{path.name}.new") if status.state == "damaged" else path).probe()
 
 
 async def _discover(account: Account) -> tuple[Catalog, KimiMitmError | None]:

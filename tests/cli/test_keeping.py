@@ -121,6 +121,26 @@ def test_a_login_that_is_being_renewed_is_waited_for_with_a_word(cli, monkeypatc
     assert cli.stored()["access_token"] != before["access_token"]
 
 
+def test_a_login_that_is_being_renewed_is_told_of_once(cli, monkeypatch):
+    """However often the new one is tried to be stored, and whatever else is in its way."""
+    monkeypatch.setattr("kimi_core.kimi.session.LOCK_WAIT", 0.1)
+    monkeypatch.setattr(keeping, "TRIES", 3)
+    cli.log_in()
+    write = Document.write
+
+    def full(self, data):
+        if self.path == cli.login_file:
+            raise StoreError("fake trouble")
+        write(self, data)
+
+    monkeypatch.setattr(Document, "write", full)
+    with Document(cli.login_file).lock(1.0):
+        told = [json.loads(line) for line in cli("login", "kimi", "--json").stdout.splitlines()]
+    problems = [event["problem"] for event in told if event["event"] == "unstored"]
+    assert [problem["code"] for problem in problems] == ["store_busy", "store_error"]
+    assert problems[0]["message"] == f"{cli.login_file} is in use by another process, which is waited for."
+
+
 def test_a_damaged_login_is_put_aside_once(cli, monkeypatch):
     """However often the new one is tried to be stored."""
     monkeypatch.setattr(keeping, "PAUSE", PAUSE)

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pty
@@ -205,6 +206,46 @@ def test_login_puts_a_damaged_file_aside(cli):
     stored = next(event for event in events(cli("login", "kimi", "--json")) if event["event"] == "stored")
     assert stored["put_aside"] != str(aside)
     assert "damaged" in stored["put_aside"]
+
+
+@pytest.fixture(params=["link", "folder"])
+def odd(request, cli):
+    """Put what is no file of ours in the place of the login."""
+    cli.data.mkdir(mode=0o700)
+    if request.param == "folder":
+        cli.login_file.mkdir()
+        return cli
+    other = cli.folder / "other.json"
+    other.write_text("{}")
+    cli.login_file.symlink_to(other)
+    return cli
+
+
+def test_login_puts_aside_what_is_no_file(odd):
+    """Status says to log in, and logging in helps: what was in the place of the login is kept, and led nowhere."""
+    assert odd.json("status")["kimi"]["logins"][0]["next"] == "kimi-mitm login kimi"
+    result = odd("login", "kimi")
+    assert result.exit_code == 0
+    (aside,) = odd.data.glob("*.damaged-*")
+    assert str(aside) in result.stderr
+    assert odd.login_file.is_file()
+    assert not odd.login_file.is_symlink()
+    assert odd.fake.oauth.valid(odd.stored()["access_token"])
+    assert aside.is_dir() or aside.read_text() == "{}"
+
+
+def test_login_leaves_in_place_what_nothing_can_take_the_place_of(odd, monkeypatch):
+    """Where nothing can be stored nobody is asked to approve, and nothing is put aside."""
+
+    def fail(*_args):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("os.fsync", fail)
+    result = odd("login", "kimi")
+    assert result.exit_code == 1
+    assert "cannot be written: Read-only file system" in result.stderr
+    assert "Code" not in result.stdout
+    assert [path.name for path in odd.data.iterdir()] == [odd.login_file.name]
 
 
 @pytest.mark.parametrize("answer", [error(500), as_json({"data": []}), as_json("nonsense")])
