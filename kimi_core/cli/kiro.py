@@ -69,16 +69,19 @@ class Kiro:
         service = service_of(app)
         document = service.registry.document
         document.reserve()  # where it cannot be stored, that is said before anything is approved
+        aside: list[Path] = []
         try:
             account = await (social if wish.social else device)(app, service, steps, wish)
 
-            async def store() -> tuple[Account, Path | None]:
-                return await service.registry.aupdate_or_begin(lambda now: now.upsert(account, clock=app.world.clock))
+            async def store() -> Account:
+                return await service.registry.aupdate_or_begin(
+                    lambda now: now.upsert(account, clock=app.world.clock), aside.append
+                )
 
-            stored, put_aside = await kept(store, steps, app.world.sleep)
+            stored = await kept(store, steps, app.world.sleep)
         finally:
             document.release()
-        steps.stored(document.path, put_aside)
+        steps.stored(document.path, aside[0] if aside else None)
         problem = await learn(service, stored.id)
         catalog = service.catalog()
         lines = _blocks(app, service, catalog, wish.output_limit)

@@ -9,6 +9,7 @@ import httpx
 from kimi_core.cli.app import App
 from kimi_core.cli.steps import Steps
 from kimi_core.cli.wish import Wish
+from kimi_core.device_flow import DeviceCode
 from kimi_core.errors import ConfigError, LoginError
 from kimi_core.kiro import callback, portal
 from kimi_core.kiro.accounts import Account, new_id
@@ -59,9 +60,13 @@ def regions(start_url: str | None, region: str | None) -> tuple[str, ...]:
 
 
 async def _with_code(app: App, service: Service, steps: Steps, start_url: str, where: tuple[str, ...]) -> Account:
+    def show(code: DeviceCode) -> None:
+        service.registry.document.reserve()  # what was taken before may have gone into a registration
+        steps.code(code)
+
     async with app.configuration.outbound.client() as client:
         sso = Sso(client, service.endpoints, service.registry, clock=app.world.clock, sleep=app.world.sleep)
-        return await device_login(sso, start_url=start_url, regions=where, on_code=steps.code, on_wait=steps.waiting)
+        return await device_login(sso, start_url=start_url, regions=where, on_code=show, on_wait=steps.waiting)
 
 
 async def _exchanged(

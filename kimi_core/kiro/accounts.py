@@ -188,19 +188,19 @@ class Registry:
         async with self.document.alock(LOCK_WAIT):
             return self._changed(change)
 
-    async def aupdate_or_begin[T](self, change: Callable[[Accounts], T]) -> tuple[T, Path | None]:
-        """Like `aupdate`; where the document is damaged, put it aside first and begin a new one; return where it went.
+    async def aupdate_or_begin[T](self, change: Callable[[Accounts], T], told: Callable[[Path], object]) -> T:
+        """Like `aupdate`; where the document is damaged, put it aside first and begin a new one.
 
-        For a login that was approved, and for nothing less. Raises StoreBusy, StoreError.
+        *told* hears where it went, also where the new one cannot be written. For a login that was approved, and for
+        nothing less. Raises StoreBusy, StoreError.
         """
         async with self.document.alock(LOCK_WAIT):
-            put_aside = None
             try:
                 self._read()
             except AccountsDamaged:
                 self.document.probe()  # a file that nothing could take the place of stays where it is
-                put_aside = self.document.put_aside()
-            return self._changed(change), put_aside
+                told(self.document.put_aside())
+            return self._changed(change)
 
     def _changed[T](self, change: Callable[[Accounts], T]) -> T:
         accounts = self._read()

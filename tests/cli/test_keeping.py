@@ -6,6 +6,7 @@ import json
 import pytest
 
 from kimi_core.cli import keeping
+from kimi_core.cli.steps import Steps
 from kimi_core.errors import ConfigError, StoreError
 from kimi_core.kiro import accounts
 from kimi_core.store import Document
@@ -76,6 +77,22 @@ def test_a_disk_that_fills_while_the_user_approves_is_waited_for(program, monkey
     assert not [*path.parent.glob(f".{path.name}*")]
 
 
+def test_the_room_for_a_login_is_held_from_the_code_to_the_end(kiro, monkeypatch):
+    """A disk that others fill meanwhile has room for a first login too, which had to store a registration before."""
+    kiro.service.login = lambda token: Login(kind="builder")
+    code = Steps.code
+
+    def then_full(self, shown):
+        monkeypatch.setattr(Document, "_new", fail(errno.ENOSPC))  # what is reserved can be written all the same
+        code(self, shown)
+
+    monkeypatch.setattr(Steps, "code", then_full)
+    told = [json.loads(line)["event"] for line in kiro("login", "kiro", "--json").stdout.splitlines()]
+    assert "unstored" not in told
+    assert len(kiro.accounts) == 1
+    assert [*kiro.data.glob(".*.tmp")] == []
+
+
 def test_a_program_learns_why_a_login_is_not_stored_yet(program, monkeypatch):
     """An event of its own, before those of success."""
     cli, path, command = program
@@ -141,11 +158,11 @@ def test_a_login_that_is_being_renewed_is_told_of_once(cli, monkeypatch):
     assert problems[0]["message"] == f"{cli.login_file} is in use by another process, which is waited for."
 
 
-def test_a_damaged_login_is_put_aside_once(cli, monkeypatch):
-    """However often the new one is tried to be stored."""
-    monkeypatch.setattr(keeping, "PAUSE", PAUSE)
+def test_a_damaged_login_is_put_aside_once(program, monkeypatch):
+    """However often the new one is tried to be stored, the user is told where the old one is."""
+    cli, path, command = program
     cli.data.mkdir(mode=0o700)
-    cli.login_file.write_text("damaged")
+    path.write_text("damaged")
     full = pytest.MonkeyPatch()
     put_aside = Document.put_aside
 
@@ -156,10 +173,10 @@ def test_a_damaged_login_is_put_aside_once(cli, monkeypatch):
 
     monkeypatch.setattr(Document, "put_aside", then_full)
     meanwhile(monkeypatch, cli, 2, full.undo)
-    told = [json.loads(line) for line in cli("login", "kimi", "--json").stdout.splitlines()]
+    told = [json.loads(line) for line in cli(*command, "--json").stdout.splitlines()]
     (stored,) = [event for event in told if event["event"] == "stored"]
-    assert [str(path) for path in cli.data.glob("*.damaged-*")] == [stored["put_aside"]]
-    assert cli.stored()["access_token"]
+    assert [str(found) for found in cli.data.glob("*.damaged-*")] == [stored["put_aside"]]
+    assert "access_token" in path.read_text()
 
 
 def test_where_nothing_can_be_stored_nobody_is_asked_to_approve(program, monkeypatch):

@@ -307,8 +307,12 @@ async def test_a_damaged_document_stays_where_nothing_can_take_its_place(tmp_pat
         raise StoreError("There is no room.")
 
     monkeypatch.setattr(registry.document, "probe", full)
+    put_aside = []
     with pytest.raises(StoreError, match="no room"):
-        await registry.aupdate_or_begin(lambda accounts: accounts.upsert(Account(id="one", refresh_token="r")))
+        await registry.aupdate_or_begin(
+            lambda accounts: accounts.upsert(Account(id="one", refresh_token="r")), put_aside.append
+        )
+    assert put_aside == []
     assert [path.name for path in tmp_path.iterdir() if "lock" not in path.name] == [registry.document.path.name]
 
 
