@@ -23,7 +23,8 @@ PLACES = ("KIMI_MITM_DATA_DIR", "KIMI_SHARE_DIR", "KIMI_CODE_HOME")  # variables
 RESTART_PAUSE = 5  # seconds; a proxy that cannot start does not spin
 UMASK = 0o077
 _PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
-_ODD = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # the last are bytes of a path that are no text in UTF-8
+# bytes of a path that are no text in UTF-8 are surrogates here; the last two signs no XML may hold (XML 1.0 §2.2)
+_ODD = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 UNIT = """\
 # To install it:
@@ -122,8 +123,12 @@ KINDS: dict[str, Callable[[Sequence[str], Mapping[str, str], Path], str]] = {"sy
 def _check(word: str) -> None:
     """Raise ConfigError where neither systemd nor launchd could read *word* back: a line break begins a new setting."""
     if _ODD.search(word):
-        name = line(word.partition("=")[0]).encode("utf-8", "backslashreplace").decode()  # a value may be a key
+        name = line(_ODD.sub(_written_out, word.partition("=")[0]))  # a value may be a key
         raise ConfigError(f"A service cannot have this, for there is a control character, or no text, in it: {name}")
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def _places(environ: Mapping[str, str]) -> dict[str, str]:

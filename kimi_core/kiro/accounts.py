@@ -183,9 +183,9 @@ class Registry:
         with self.document.lock(LOCK_WAIT):
             return self._changed(change)
 
-    async def aupdate[T](self, change: Callable[[Accounts], T]) -> T:
-        """Like `update`, without keeping others from running while the lock is waited for."""
-        async with self.document.alock(LOCK_WAIT):
+    async def aupdate[T](self, change: Callable[[Accounts], T], *, wait: float = LOCK_WAIT) -> T:
+        """Like `update`, without keeping others from running while the lock is waited for, *wait* seconds at most."""
+        async with self.document.alock(wait):
             return self._changed(change)
 
     async def aupdate_or_begin[T](self, change: Callable[[Accounts], T], told: Callable[[Path], object]) -> T:

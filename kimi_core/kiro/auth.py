@@ -144,6 +144,7 @@ class Tokens:
 
         A token that was dealt with before is not spent again. Raises AccountDead, AuthUnavailable, StoreError.
         """
+        self.registry.document.probe()  # a full disk is told at once, whoever has the lock
         return await self._refresher(self._job(candidate, candidate=candidate.to_json()))
 
     async def keep_fresh(

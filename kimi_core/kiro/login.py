@@ -159,7 +159,7 @@ async def register(sso: Sso, region: str) -> Registration:
     expires = milliseconds(reply.data.get("clientSecretExpiresAt"))
     made = Registration(client_id=client, client_secret=secret, expires_at=expires)
     with suppress(StoreDamaged, StoreBusy):
-        await sso.registry.aupdate(lambda accounts: accounts.registrations.update({region: made}))
+        await sso.registry.aupdate(lambda accounts: accounts.registrations.update({region: made}), wait=0.0)
     return made
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from xml.dom import minidom
 
@@ -25,8 +26,9 @@ from kimi_core.cli.completion import SHELLS
 from kimi_core.cli.configuration import Configuration, load
 from kimi_core.cli.main import main
 from kimi_core.cli.records import Files, Running, newest_log, proxies, sweep, tail
-from kimi_core.cli.service import KINDS, launchd, systemd
+from kimi_core.cli.service import KINDS, _check, launchd, systemd
 from kimi_core.cli.start import new_lines
+from kimi_core.errors import ConfigError
 from kimi_core.outbound import Outbound
 from kimi_core.settings import Settings
 
@@ -476,7 +478,7 @@ def test_the_service_of_this_machine(cli):
 
 
 @pytest.mark.parametrize("kind", ["systemd", "launchd"])
-@pytest.mark.parametrize("sign", ["\n", "\0", "\x1b", "\x7f", "\udcff"])
+@pytest.mark.parametrize("sign", ["\n", "\0", "\x1b", "\x7f", "\udcff", "\ufffe", "\uffff"])
 @pytest.mark.parametrize("where", ["option", "variable", "home"])
 def test_what_no_service_can_hold_is_refused(cli, monkeypatch, kind, sign, where):
     """A control character, which may begin a setting of its own, and bytes that are no text: a sentence says so."""
@@ -505,6 +507,20 @@ def test_an_agent_is_what_launchd_reads():
     assert agent["EnvironmentVariables"] == {"KIMI_MITM_DATA_DIR": "/data"}
     assert agent["RunAtLoad"]
     assert agent["StandardOutPath"] == "/Users/me/Library/Logs/kimi-mitm.log"
+
+
+def test_every_sign_that_is_let_through_comes_back():
+    """What is not refused launchd reads as it was."""
+
+    def accepted(sign):
+        with suppress(ConfigError):
+            _check(sign)
+            return True
+        return False
+
+    word = "".join(filter(accepted, map(chr, range(sys.maxunicode + 1))))
+    assert plistlib.loads(launchd([word], {}, Path("/Users/me")).encode())["ProgramArguments"] == [word]
+    assert {"é", "\u2028", "\U0001f600"} <= set(word)
 
 
 def test_an_agent_of_any_home_is_well_formed():

@@ -1,6 +1,7 @@
 """Who owns the tokens: one refresh for many callers, good tokens spared, dead logins left alone."""
 
 import asyncio
+import errno
 import logging
 
 import pytest
@@ -246,6 +247,20 @@ async def test_a_fork_is_a_job_with_the_candidate(bench):
     await bench.tokens.fork(candidate)
     assert bench.jobs[0].candidate["refresh_token"] == "fake-refresh-7"
     assert "fake-refresh-7" not in repr(bench.jobs[0])
+
+
+@pytest.mark.parametrize("way", ["refresh", "fork"])
+async def test_a_disk_that_cannot_be_written_is_told_at_once(bench, monkeypatch, way):
+    """No process is started that would wait for a lock first, and then say that it was busy."""
+    one = stored(bench.folder, account(left=-1))
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(StoreError, match="No space left"):
+        await (bench.tokens.fork(account(7)) if way == "fork" else bench.tokens.fresh(one.id))
+    assert bench.jobs == []
 
 
 async def test_an_api_key_is_read_from_the_environment(bench):

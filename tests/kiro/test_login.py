@@ -1,5 +1,6 @@
 """Device flow at AWS SSO-OIDC: registration kept and renewed, regions tried, codes waited for."""
 
+import asyncio
 import json
 
 import httpx
@@ -241,6 +242,15 @@ async def test_a_damaged_document_stays_until_the_login_is_stored(bench):
     assert bench.registry.load().accounts == [stored]
     assert await bench.registry.aupdate_or_begin(lambda accounts: len(accounts.accounts), put_aside.append) == 1
     assert len(put_aside) == 1
+
+
+async def test_a_document_that_is_in_use_is_not_waited_for(bench):
+    """The code comes at once; the registration is in the account alone then."""
+    with bench.registry.document.lock(1.0):
+        async with asyncio.timeout(5.0):  # half of what others wait for it
+            one = await bench.login()
+    assert one.client_id
+    assert bench.registry.load().registrations == {}
 
 
 async def test_the_registration_asks_for_what_is_needed(bench):
