@@ -14,7 +14,9 @@ import sys
 from collections.abc import Sequence
 
 PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-PATIENCE = 300  # seconds for what is left after the command has ended; a renewal ends by itself within 290
+# seconds for what is left after the command has ended: a renewal ends by itself within 290. One that has no room to
+# write what it got would go on for an hour, which nobody who stops a container waits for.
+PATIENCE = 300
 BY_SIGNAL = 128  # shells add this to the number of the signal that ended a command
 
 

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
+from kimi_core import detached
 from kimi_core.kimi import refresher as kimi_refresher
 from kimi_core.kiro import refresher as kiro_refresher
 from kimi_core.proxy import hosted
@@ -268,6 +269,14 @@ def test_a_renewal_is_given_the_time_that_it_may_take():
     assert int(grace) >= patience + hosted.ENDING
     pages = (ROOT / "docs" / "headless.md").read_text()
     assert set(re.findall(r"--stop-timeout (\d+)", pages)) == {grace}
+
+
+def test_what_may_outlive_the_patience_is_told():
+    """A renewed login that cannot be written is kept for longer than a container is given: the page says what to do."""
+    assert runpy.run_path(str(FOLDER / "init.py"))["PATIENCE"] < detached.AFTERLIFE
+    pages = " ".join((ROOT / "docs" / "headless.md").read_text().split())
+    _, _, told = pages.partition("- **`--stop-timeout")
+    assert "see to the disk before you stop the container" in told.partition(" - ")[0]
 
 
 @pytest.mark.parametrize(

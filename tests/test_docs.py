@@ -13,6 +13,7 @@ from unittest.mock import Mock
 import click
 import pytest
 
+from kimi_core import detached
 from kimi_core.cli.main import main
 from kimi_core.errors import KimiMitmError
 from kimi_core.kimi import body, identity
@@ -313,6 +314,13 @@ def test_each_defence_names_a_test_that_exists(page, name, least):
         assert guards, line[0]
         missing = [f"{path}::{name}" for path, name in guards if f"def {name}(" not in _text_of(ROOT / path)]
         assert not missing
+
+
+def test_how_long_an_unstored_login_is_kept_is_said():
+    """What cannot be written is kept for an hour and no longer, and the page promises no more."""
+    lines = [line for line in table((ROOT / "docs" / "faults.md").read_text(), "found-logins") if "keeps it" in line[1]]
+    assert [line[1].rpartition("until it can")[2] for line in lines] == [", for an hour at most."]
+    assert detached.AFTERLIFE == 3600
 
 
 def _text_of(path):

@@ -8,7 +8,9 @@ from kimi_core.cli.steps import Steps
 from kimi_core.errors import StoreError
 
 PAUSE = 5.0  # seconds between two tries; others hold a lock no longer, and the user makes room meanwhile
-TRIES = 120  # ten minutes, as long as a code is good for: who has not come back by then logs in anew
+# ten minutes of pauses, as long as a code is good for: who has not come back by then logs in anew. A store that others
+# hold is waited for at each try, which comes on top.
+TRIES = 120
 
 
 async def kept[T](store: Callable[[], Awaitable[T]], steps: Steps, sleep: Callable[[float], Awaitable[object]]) -> T:

@@ -2,16 +2,18 @@
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 
 from kimi_core.cli import keeping
 from kimi_core.cli.steps import Steps
-from kimi_core.errors import ConfigError, StoreError
+from kimi_core.errors import ConfigError, StoreBusy, StoreError
 from kimi_core.kiro import accounts
 from kimi_core.store import Document
 from tests.servers.kiro import Login
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
 PAUSE = 7.0  # seconds; nothing else sleeps as long
 
 
@@ -188,6 +190,29 @@ def test_where_nothing_can_be_stored_nobody_is_asked_to_approve(program, monkeyp
     assert "cannot be written" in result.stderr
     assert "Code" not in result.stdout
     assert not path.exists()
+
+
+async def test_it_is_tried_for_ten_minutes_at_least():
+    """As the page says; what each try waits for comes on top."""
+    paused, waited = [], []
+
+    class Told:
+        def unstored(self, problem):
+            pass
+
+    async def store():
+        waited.append(accounts.LOCK_WAIT)
+        raise StoreBusy("in use")
+
+    async def sleep(seconds):
+        paused.append(seconds)
+
+    with pytest.raises(StoreBusy):
+        await keeping.kept(store, Told(), sleep)
+    assert sum(paused) == 600
+    assert sum(waited) > 600
+    (row,) = [line for line in PAGE.read_text().splitlines() if "not stored yet" in line]
+    assert "for ten minutes at least, longer where a file is in use" in row
 
 
 async def test_it_ends_some_time(monkeypatch):
