@@ -187,9 +187,14 @@ class KimiMitm:
         if not data.server.tls:
             _shared.patience.end(data.server)
 
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        """Remember who asks for a tunnel."""
+        _shared.patience.note_tunnel(flow.client_conn)
+
     def http_connect_upstream(self, flow: http.HTTPFlow) -> None:
-        """Have an eye on a connection to a service that is made through an upstream proxy."""
-        if self._is_service((flow.request.host, flow.request.port)) and connecting.sees_tunnels():
+        """Have an eye on a connection to a service that is made through an upstream proxy, if its end will be told."""
+        seen = connecting.sees_tunnels() and _shared.patience.is_told(flow.client_conn)
+        if seen and self._is_service((flow.request.host, flow.request.port)):
             _shared.patience.resume(flow.server_conn, self._connect_seconds())
 
     def tls_established_server(self, data: tls.TlsData) -> None:
@@ -207,7 +212,7 @@ class KimiMitm:
 
     def next_layer(self, undecided: layer.NextLayer) -> None:
         """Decide what a client speaks that sends and sends without making it clear."""
-        greeting.decide(undecided)
+        greeting.decide(undecided, ctx.master.addons.get("nextlayer"))
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         """Tunnel what logs in somewhere, whatever else is decrypted: its bodies are credentials."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+from contextlib import suppress
 
 from mitmproxy.connection import Connection, ConnectionState
 from mitmproxy.proxy import events
@@ -29,7 +30,8 @@ async def handle_connection(handler: ConnectionHandler, connection: Connection) 
         left = handler.transports.pop(connection, None)
         if left is not None:
             if left.writer is not None:
-                left.writer.close()
+                with suppress(OSError):
+                    left.writer.close()
             connection.state = ConnectionState.CLOSED
             await handler.server_event(events.ConnectionClosed(connection))
         raise

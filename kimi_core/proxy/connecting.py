@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from functools import cache, partial
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from mitmproxy import connection, tls
 from mitmproxy.proxy.mode_specs import UpstreamMode
@@ -29,6 +29,7 @@ class Patience:
     def __init__(self) -> None:
         self._clocks: dict[str, asyncio.TimerHandle] = {}
         self._tasks: WeakValueDictionary[str, asyncio.Task[object]] = WeakValueDictionary()
+        self._tunnelled: WeakSet[connection.Client] = WeakSet()  # those who have asked for a tunnel
 
     def begin(self, server: connection.Server, seconds: float) -> None:
         """Give up *server* after so many seconds, unless `end` comes first. To be called in the task that connects."""
@@ -36,6 +37,14 @@ class Patience:
         assert task is not None
         self._tasks[server.id] = task
         self._set(seconds, task, server, seconds)
+
+    def note_tunnel(self, client: connection.Client) -> None:
+        """Remember that *client* has asked for a tunnel."""
+        self._tunnelled.add(client)
+
+    def is_told(self, client: connection.Client) -> bool:
+        """Tell whether a hook will say that a connection for *client* is there: of a tunnel that passes raw none does."""
+        return client.tls or client not in self._tunnelled
 
     def resume(self, server: connection.Server, seconds: float) -> None:
         """Give up *server*, which is there, for what is made within it; the time is that of `begin`."""

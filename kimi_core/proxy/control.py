@@ -151,7 +151,8 @@ class ExchangeControl:
 
     def peek(self, flow: http.HTTPFlow, data: bytearray, ended: bool) -> bool | None:
         """Have the exchange judge the first bytes of an answer."""
-        encoding = self._head.headers.get("content-encoding")
+        assert self._response is not None  # it was asked about a moment ago
+        encoding = self._response.headers.get("content-encoding")
         plain = decode(bytes(data), encoding, MAX_HELD) if encoding else data
         verdict = self.exchange.peek(self._head, plain, ended=ended)
         if verdict is False:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 
+from mitmproxy.addons.next_layer import NextLayer
 from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
@@ -23,13 +24,21 @@ class Closed(layer.Layer):
             yield commands.CloseConnection(self.context.client)
 
 
-def decide(undecided: layer.NextLayer) -> None:
-    """Decide what a client speaks that has said more than `GREETING_BYTES`; what is decided stays.
+def decide(undecided: layer.NextLayer, usual: NextLayer | None) -> None:
+    """Decide what a client speaks that has said more than `GREETING_BYTES`, where *usual*, mitmproxy's addon, does not.
 
-    What is no TLS is taken for a request, so that it is answered like any other whose head is too long.
+    That one's turn comes after scripts, and so it is asked here. What is no TLS is taken for a request, so that it is
+    answered like any other whose head is too long.
     """
-    data = undecided.data_client()
-    if undecided.layer is not None or len(data) <= GREETING_BYTES:
+    if undecided.layer is not None or len(undecided.data_client()) <= GREETING_BYTES:
         return
-    tls = starts_like_tls_record(data)
+    if usual is not None:
+        usual.next_layer(undecided)
+    _settle(undecided)
+
+
+def _settle(undecided: layer.NextLayer) -> None:
+    if undecided.layer is not None:
+        return
+    tls = starts_like_tls_record(undecided.data_client())
     undecided.layer = Closed(undecided.context) if tls else HttpLayer(undecided.context, HTTPMode.transparent)

@@ -69,7 +69,7 @@ class _Closed:
     """An exchange that is over; `duration` is in seconds."""
 
     arrival: Arrival
-    facts: Mapping[str, Any]
+    told: Mapping[str, Any]
     end: End
     reason: str | None
     duration: float
@@ -140,7 +140,8 @@ class Recorder:
     def _add(self, arrival: Arrival, facts: Mapping[str, Any], end: End) -> None:
         now = self._clock()
         self._turn(now)
-        closed = _Closed(arrival, facts, end, _reason(facts, end), max(0.0, now - arrival.at))
+        # nothing that a client chose the length of is kept
+        closed = _Closed(arrival, _told(facts), end, _reason(facts, end), max(0.0, now - arrival.at))
         self._ended.append(closed)
         total = self._totals.get(arrival.provider)
         if total is None:
@@ -185,7 +186,7 @@ def _entry(closed: _Closed) -> state.Entry:
         attempts=end.attempts,
         first_byte=None if end.answered_at is None else max(0.0, end.answered_at - arrival.at),
         duration=closed.duration,
-        **_told(closed.facts),
+        **closed.told,
     )
 
 

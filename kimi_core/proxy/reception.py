@@ -261,9 +261,8 @@ class Reception:
 
 
 def _arrival(flow: http.HTTPFlow, head: RequestHead, route: Route) -> journal.Arrival:
-    return journal.Arrival(
-        flow.request.timestamp_start, head.headers.get("user-agent"), route.provider, route.operation
-    )
+    agent = (head.headers.get("user-agent") or "")[: journal.READ]
+    return journal.Arrival(flow.request.timestamp_start, agent, route.provider, route.operation)
 
 
 def _end(flow: http.HTTPFlow, attempts: int) -> journal.End:

@@ -225,7 +225,10 @@ def install() -> None:
     missing = internals.missing()
     if missing:
         raise ReplayUnavailable(missing)
-    importlib.import_module(_STREAM).enable()
+    try:
+        importlib.import_module(_STREAM).enable()
+    except ImportError as error:
+        raise ReplayUnavailable([str(error)]) from error
 
 
 def uninstall() -> None:

@@ -99,7 +99,7 @@ class AnswerStream(Sink):
         None where there is no word for it: then the client's connection has to be broken off (`broken`).
         """
         if self._failed:
-            return b""
+            return None if self.broken else b""
         self._failed = self.over = True
         words = None
         try:

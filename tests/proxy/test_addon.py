@@ -562,6 +562,25 @@ async def test_a_connection_through_an_upstream_proxy_is_made_in_time_or_given_u
     assert outer.id not in clocks
 
 
+@pytest.mark.parametrize("decrypted", [True, False])
+async def test_a_tunnel_that_passes_as_it_is_is_left_alone(world, decrypted):
+    """Through an upstream proxy no hook tells that it is there, unless its handshake is seen here."""
+    _, addon = world
+    host, port = addon.reception.providers[0].origins()[0]
+    client = tflow.tclient_conn()
+    client.proxy_mode = mode_specs.ProxyMode.parse("upstream:http://proxy.test:3128")
+    client.tls = decrypted
+    outer = connection.Server(address=("proxy.test", 3128))
+    data = server_hooks.ServerConnectionHookData(outer, client)
+    addon.server_connect(data)
+    addon.server_connected(data)
+    flow = tflow.tflow(client_conn=client, server_conn=outer, req=tutils.treq(host=host, port=port))
+    addon.http_connect(flow)
+    addon.http_connect_upstream(flow)
+    assert (outer.id in module._shared.patience._clocks) is decrypted
+    addon.server_disconnected(data)
+
+
 @pytest.mark.parametrize(("under_way", "frozen", "freezes"), [(0, 0, 1), (1, 0, 0), (0, 5, 0)])
 async def test_what_requests_need_is_loaded_soon_after_the_start(world, monkeypatch, under_way, frozen, freezes):
     """The rest is loaded in a thread once the proxy runs, then frozen: once, and no stream along with it."""

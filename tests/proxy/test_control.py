@@ -296,6 +296,19 @@ def test_answers_can_be_judged_by_their_first_bytes():
     assert response.stream is False
 
 
+def test_codings_that_are_named_twice_are_read_the_same_throughout():
+    """What is peeked at is what the converter would get: raw, since nobody knows both at once."""
+    flow, control, _ = _control()
+    response = _answered(flow)
+    response.headers.set_all("content-encoding", ["gzip", "identity"])
+    seen = []
+    control.exchange.peeked = seen.append
+    control.holds(flow, response)
+    packed = gzip.compress(b"ok")
+    control.peek(flow, bytearray(packed), True)
+    assert seen == [packed]
+
+
 @pytest.mark.parametrize("encoding", [None, "gzip"])
 def test_an_answer_can_be_collected(encoding):
     """An answer that the client wants whole is read whole, decoded, and replaced before it is sent."""

@@ -22,10 +22,10 @@ def undecided():
     return layer.NextLayer(context.Context(client, options_with()))
 
 
-def say(undecided, *pieces):
+def say(undecided, *pieces, usual=None):
     """Have the client say this, and have it looked at."""
     undecided.events = [events.DataReceived(undecided.context.client, piece) for piece in pieces]
-    greeting.decide(undecided)
+    greeting.decide(undecided, usual)
 
 
 def test_what_is_not_clear_is_waited_for(undecided):
@@ -38,6 +38,18 @@ def test_what_is_decided_stays(undecided):
     """Whoever decided it."""
     undecided.layer = chosen = greeting.Closed(undecided.context)
     say(undecided, MORE, b"x")
+    assert undecided.layer is chosen
+
+
+def test_mitmproxys_own_decision_comes_first(undecided):
+    """It may have what it needs by now: a tunnel that is to pass as it is passes, however much is sent along."""
+
+    class Usual:
+        def next_layer(self, undecided):
+            undecided.layer = chosen
+
+    chosen = greeting.Closed(undecided.context)
+    say(undecided, MORE, b"x", usual=Usual())
     assert undecided.layer is chosen
 
 

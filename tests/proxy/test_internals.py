@@ -64,6 +64,17 @@ def test_what_needs_no_replay_does_not_cost_it(monkeypatch, table):
             replay.uninstall()
 
 
+def test_what_cannot_be_imported_costs_the_replay(monkeypatch):
+    """Be it one that the table has not."""
+    monkeypatch.setattr(internals, "INTERNALS", ())
+    monkeypatch.delitem(sys.modules, "kimi_core.proxy.replay_stream", raising=False)
+    monkeypatch.setitem(sys.modules, "kimi_core.proxy.closing", None)
+    monkeypatch.delattr("kimi_core.proxy.closing", raising=False)
+    with pytest.raises(replay.ReplayUnavailable, match="closing"):
+        replay.install()
+    assert not replay.installed()
+
+
 def test_missing_module_is_named(monkeypatch):
     """So does a module that is gone altogether."""
     monkeypatch.setitem(sys.modules, "mitmproxy.net.http.http1", None)

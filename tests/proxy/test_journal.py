@@ -166,3 +166,16 @@ def test_facts_of_any_type_make_a_row_of_the_right_types(facts):
     for name in ("model", "effort", "account", "reason"):
         value = getattr(row, name)
         assert value is None or (type(value) is str and 0 < len(value) <= journal.NAME)
+
+
+def test_what_a_client_chose_is_not_kept(recorder):
+    """Of an exchange that is over a few words are; what its story says later changes nothing."""
+    story = Story("kimi")
+    story.facts.update(model="m" * 100_000, error="none" * 100_000)
+    recorder.begin("a", arrival(), story)
+    recorder.end("a", End(404))
+    story.facts["model"] = "another"
+    (entry,) = recorder.journal().ended
+    assert entry.model == "m" * journal.NAME
+    (closed,) = recorder._ended
+    assert len(repr(closed)) < 1000
