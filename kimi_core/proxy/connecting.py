@@ -43,7 +43,7 @@ class Patience:
         self._tunnelled.add(client)
 
     def is_told(self, client: connection.Client) -> bool:
-        """Tell whether a hook will say that a connection for *client* is there: of a tunnel that passes raw none does."""
+        """Tell whether a hook will say that a connection for *client* is there; none does of a raw tunnel."""
         return client.tls or client not in self._tunnelled
 
     def resume(self, server: connection.Server, seconds: float) -> None:
