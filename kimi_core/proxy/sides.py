@@ -9,7 +9,6 @@ All of it is bounded by `kimi_record_limit`, each body for itself.
 
 from __future__ import annotations
 
-import functools
 import re
 import zlib
 from dataclasses import dataclass
@@ -157,12 +156,7 @@ def _url(head: RequestHead) -> str:
 
 
 def _shown(name: str, value: str) -> str:
-    return WITHHELD if _is_credential(name) else value
-
-
-@functools.lru_cache(maxsize=256)  # clients send the same dozen names each time
-def _is_credential(name: str) -> bool:
-    return _CREDENTIAL.search(name) is not None
+    return WITHHELD if _CREDENTIAL.search(name) else value
 
 
 def _print(request: http.Request) -> int:
