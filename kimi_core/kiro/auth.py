@@ -144,7 +144,7 @@ class Tokens:
 
         A token that was dealt with before is not spent again. Raises AccountDead, AuthUnavailable, StoreError.
         """
-        self.registry.document.probe()  # a full disk is told at once, whoever has the lock
+        await self._probe()
         return await self._refresher(self._job(candidate, candidate=candidate.to_json()))
 
     async def keep_fresh(
@@ -207,6 +207,10 @@ class Tokens:
             raise NoAccount(f"The Kiro account {account.label} is no longer found in {where}.")
         return account
 
+    async def _probe(self) -> None:
+        """Raise StoreError where the disk is full, whoever has the lock; no stream waits for a slow one."""
+        await asyncio.to_thread(self.registry.document.probe)
+
     def _job(
         self,
         account: Account,
@@ -229,7 +233,7 @@ class Tokens:
             told = account.state != "ok" or (rejected is None and account.remaining(self._clock()) > 0)
             if account.held_back and told and not insist and not job.done_by(account, self._clock()):
                 raise AccountDead(REJECTED)
-            self.registry.document.probe()  # a full disk is told at once, whoever has the lock
+            await self._probe()
             await self._refresher(job)
             self._next_try.pop(account_id, None)
             return self._stored(account_id)

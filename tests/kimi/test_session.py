@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,16 @@ async def test_a_token_about_to_expire_is_waited_for(tmp_path: Path) -> None:
     bench = Bench(tmp_path, patience=0.0)
     bench.log_in(29)
     assert (await bench.session.fresh()).access_token == "fake-access-2"
+
+
+async def test_no_stream_waits_for_a_slow_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look whether there is room for a renewed token waits for the disk in a thread of its own."""
+    bench.log_in(-1)
+    seen: list[threading.Thread] = []
+    monkeypatch.setattr(Document, "probe", lambda _: seen.append(threading.current_thread()))
+    await bench.session.fresh()
+    assert seen
+    assert threading.main_thread() not in seen
 
 
 def test_a_login_is_saved_over_a_damaged_file(bench: Bench) -> None:

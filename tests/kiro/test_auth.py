@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import threading
 
 import pytest
 
@@ -14,6 +15,7 @@ from kimi_core.kiro.auth_errors import AccountDead, NoAccount
 from kimi_core.kiro.constants import Endpoints
 from kimi_core.kiro.records import Source
 from kimi_core.kiro.stores import Surroundings
+from kimi_core.store import Document
 from kimi_core.tokens import digest
 from tests.kiro.stand_ins import HEADERS, NOW, account, nowhere, stored
 
@@ -143,11 +145,22 @@ async def test_a_slow_refresh_is_not_waited_for(bench):
     bench.hold = asyncio.Event()
     assert (await tokens.fresh(one.id)).access_token == "fake-access-1"
     assert (await tokens.fresh(one.id)).access_token == "fake-access-1"
-    assert len(bench.jobs) == 1
     bench.hold.set()
-    for _ in range(5):
-        await asyncio.sleep(0)
+    patient = bench.make(patience=10.0)
+    patient._flights = tokens._flights
+    assert (await patient.fresh(one.id)).access_token == "fake-access-11"
     assert (await tokens.fresh(one.id)).access_token == "fake-access-11"
+    assert len(bench.jobs) == 1
+
+
+async def test_no_stream_waits_for_a_slow_disk(bench, monkeypatch):
+    """The look whether there is room for a renewed token waits for the disk in a thread of its own."""
+    one = stored(bench.folder, account(left=-1))
+    seen = []
+    monkeypatch.setattr(Document, "probe", lambda _: seen.append(threading.current_thread()))
+    await bench.tokens.fresh(one.id)
+    assert seen
+    assert threading.main_thread() not in seen
 
 
 async def test_a_damaged_document_is_told(bench):
